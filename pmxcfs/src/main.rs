@@ -1,0 +1,2 @@
+//! The `pmxcfs` daemon.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Test hosts, cluster tests, simulator and benchmarks.
