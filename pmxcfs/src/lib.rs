@@ -1,1 +1,8 @@
 //! Replicated configuration file system.
+//!
+//! A write goes from the kernel through the layers in this order: `fuse` (requests and replies),
+//! `fs` (paths, permissions, open files), [`dcdb`] (proposes operations), `dfsm` (their order),
+//! [`memdb`] (applies them), `store` (keeps them). Reads stop at [`memdb`].
+
+pub mod dcdb;
+pub mod memdb;
