@@ -127,12 +127,14 @@ pub trait App {
     /// When it does not lead to the leader's state: the process leaves.
     fn commit(&mut self, now: u64, updates: Vec<Bytes>) -> Result<(), Violation>;
 
-    /// A message in its place of the order. `own`: this process sent it.
+    /// A message in its place of the order: subtype, time of the sender, payload.
+    ///
+    /// `own` is its running number, if this process sent it.
     fn deliver(
         &mut self,
         now: u64,
         from: MemberId,
-        own: bool,
+        own: Option<u64>,
         message: (u16, u32, Bytes),
     ) -> Delivery;
 
@@ -268,7 +270,9 @@ impl<A: App> Dfsm<A> {
 
     /// Whether this process runs on the lowest node of the group.
     pub fn is_lowest(&self) -> bool {
-        self.members.first().is_some_and(|member| member.id.node_id == self.own.node_id)
+        self.members
+            .first()
+            .is_some_and(|member| member.id.node == self.own.node)
     }
 
     /// Number of messages that wait for the end of a round.
@@ -288,7 +292,12 @@ impl<A: App> Dfsm<A> {
     #[must_use]
     pub fn make_normal(&mut self, now: u32, subtype: u16, payload: Bytes) -> (u64, Bytes) {
         self.count += 1;
-        let message = Message::Normal { subtype, time: now, count: self.count, payload };
+        let message = Message::Normal {
+            subtype,
+            time: now,
+            count: self.count,
+            payload,
+        };
         (self.count, message.encode(A::PROTOCOL))
     }
 
@@ -324,7 +333,10 @@ impl<A: App> Dfsm<A> {
     pub fn handle_membership(&mut self, now: u64, members: &[MemberId], joined: bool) {
         self.epoch_counter = self.epoch_counter.wrapping_add(1);
         self.epoch = Epoch::new(self.epoch_counter, seconds(now), self.own);
-        self.verification = Verification { id: self.verify_counter, ..Verification::default() };
+        self.verification = Verification {
+            id: self.verify_counter,
+            ..Verification::default()
+        };
         self.sync_queue.clear();
         self.is_member = false;
         if self.mode.is_error() {
@@ -334,7 +346,11 @@ impl<A: App> Dfsm<A> {
         let mut sorted: Vec<MemberId> = members.to_vec();
         sorted.sort_unstable();
         sorted.dedup();
-        let new = |id| Member { id, synced: false, state: None };
+        let new = |id| Member {
+            id,
+            synced: false,
+            state: None,
+        };
         self.members = sorted.iter().copied().map(new).collect();
         self.is_member = sorted.contains(&self.own);
         if !self.is_member {
@@ -358,7 +374,10 @@ impl<A: App> Dfsm<A> {
         self.round_since = now;
         self.silence_named = false;
         if lowest {
-            let message = Message::SyncStart { time: seconds(now), epoch: self.epoch };
+            let message = Message::SyncStart {
+                time: seconds(now),
+                epoch: self.epoch,
+            };
             self.send(&message, true);
         }
     }
@@ -383,9 +402,21 @@ impl<A: App> Dfsm<A> {
             Err(error) => return self.leave(format!("message from {from}: {error}")),
         };
         let message = match message {
-            Message::Normal { subtype, time, count, payload } => {
+            Message::Normal {
+                subtype,
+                time,
+                count,
+                payload,
+            } => {
                 let raw = bytes.clone();
-                let waiting = Waiting { from, count, subtype, time, payload, raw };
+                let waiting = Waiting {
+                    from,
+                    count,
+                    subtype,
+                    time,
+                    payload,
+                    raw,
+                };
                 return self.handle_normal(now, waiting);
             }
             message => message,
@@ -492,7 +523,11 @@ impl<A: App> Dfsm<A> {
     }
 
     fn start_round(&mut self, now: u64, from: MemberId, epoch: Epoch) {
-        if self.members.first().is_some_and(|lowest| lowest.id.node_id != from.node_id) {
+        if self
+            .members
+            .first()
+            .is_some_and(|lowest| lowest.id.node != from.node)
+        {
             // Obeyed all the same: other members do, and refusing would split the epochs.
             let text = format!("{from} opened a round without being the lowest node");
             self.actions.push_back(Action::Log(text));
@@ -501,7 +536,14 @@ impl<A: App> Dfsm<A> {
         self.drop_round();
         let lowest = self.is_lowest();
         let blob = self.app.state(now, lowest);
-        self.send(&Message::State { time: seconds(now), epoch, blob }, true);
+        self.send(
+            &Message::State {
+                time: seconds(now),
+                epoch,
+                blob,
+            },
+            true,
+        );
     }
 
     fn collect_state(&mut self, now: u64, from: MemberId, blob: Bytes) {
@@ -535,7 +577,14 @@ impl<A: App> Dfsm<A> {
         if let Some(updates) = evaluation.updates {
             let (time, epoch) = (seconds(now), self.epoch);
             for payload in updates {
-                self.send(&Message::Update { time, epoch, payload }, false);
+                self.send(
+                    &Message::Update {
+                        time,
+                        epoch,
+                        payload,
+                    },
+                    false,
+                );
             }
             self.send(&Message::UpdateComplete { time, epoch }, true);
         }
@@ -579,8 +628,11 @@ impl<A: App> Dfsm<A> {
     /// Hands waiting messages on: delivers those of synced members, or moves them to the sync
     /// queue; drops those of processes that are gone.
     fn empty_queue(&mut self, now: u64) {
-        let flags: BTreeMap<MemberId, bool> =
-            self.members.iter().map(|member| (member.id, member.synced)).collect();
+        let flags: BTreeMap<MemberId, bool> = self
+            .members
+            .iter()
+            .map(|member| (member.id, member.synced))
+            .collect();
         let mut kept = Vec::new();
         let mut waiting = self.queue.take().into_iter();
         for message in waiting.by_ref() {
@@ -603,24 +655,48 @@ impl<A: App> Dfsm<A> {
 
     /// False when the process has to leave.
     fn deliver(&mut self, now: u64, message: Waiting) -> bool {
-        let own = message.from == self.own;
-        let Waiting { from, count, subtype, time, payload, .. } = message;
+        let Waiting {
+            from,
+            count,
+            subtype,
+            time,
+            payload,
+            ..
+        } = message;
+        let own = (from == self.own).then_some(count);
         let delivery = self.app.deliver(now, from, own, (subtype, time, payload));
-        if own {
-            self.actions.push_back(Action::Answer { count, result: delivery.result });
+        if own.is_some() {
+            self.actions.push_back(Action::Answer {
+                count,
+                result: delivery.result,
+            });
         }
         if !delivery.ok {
-            self.leave(format!("message number {subtype} from {from} could not be applied"));
+            self.leave(format!(
+                "message number {subtype} from {from} could not be applied"
+            ));
         }
         delivery.ok
     }
 
     fn verify_request(&mut self, now: u64, from: MemberId, id: u64) {
         let checksum = self.app.checksum();
-        self.verification = Verification { id, epoch: self.epoch, checksum };
+        self.verification = Verification {
+            id,
+            epoch: self.epoch,
+            checksum,
+        };
         if from == self.own && id == self.verify_counter {
             let (time, epoch) = (seconds(now), self.epoch);
-            self.send(&Message::Verify { time, epoch, id, checksum }, true);
+            self.send(
+                &Message::Verify {
+                    time,
+                    epoch,
+                    id,
+                    checksum,
+                },
+                true,
+            );
         }
     }
 
@@ -636,7 +712,10 @@ impl<A: App> Dfsm<A> {
     fn resend_queue(&mut self) -> bool {
         for message in self.queue.take() {
             if message.from == self.own {
-                self.actions.push_back(Action::Send { message: message.raw, or_leave: true });
+                self.actions.push_back(Action::Send {
+                    message: message.raw,
+                    or_leave: true,
+                });
             }
         }
         !self.mode.is_error()
@@ -645,7 +724,10 @@ impl<A: App> Dfsm<A> {
     fn send_normals(&mut self, now: u64, messages: Vec<(u16, Bytes)>) {
         for (subtype, payload) in messages {
             let (_, message) = self.make_normal(seconds(now), subtype, payload);
-            self.actions.push_back(Action::Send { message, or_leave: false });
+            self.actions.push_back(Action::Send {
+                message,
+                or_leave: false,
+            });
         }
     }
 
@@ -694,7 +776,10 @@ impl<A: App> Dfsm<A> {
 const UPDATE_LIMIT: usize = 4 * 262_144;
 
 /// The 32-bit time of the wire.
-#[expect(clippy::cast_possible_truncation, reason = "the wire has the low 32 bits")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the wire has the low 32 bits"
+)]
 fn seconds(now: u64) -> u32 {
     now as u32
 }

@@ -67,7 +67,10 @@ mod tests {
 
     fn message(node_id: u32, count: u64) -> Waiting {
         Waiting {
-            from: MemberId { node_id, pid: 1 },
+            from: MemberId {
+                node: node_id,
+                pid: 1,
+            },
             count,
             subtype: 1,
             time: 0,
@@ -82,7 +85,11 @@ mod tests {
         for (node, count) in [(2, 25), (1, 19), (3, 19), (1, 20)] {
             queue.insert(message(node, count));
         }
-        let order: Vec<_> = queue.take().iter().map(|m| (m.from.node_id, m.count)).collect();
+        let order: Vec<_> = queue
+            .take()
+            .iter()
+            .map(|m| (m.from.node, m.count))
+            .collect();
         assert_eq!(order, [(1, 19), (3, 19), (1, 20), (2, 25)]);
     }
 

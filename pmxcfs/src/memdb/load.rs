@@ -120,7 +120,7 @@ impl Tree {
     /// All problems, if at least one of them is fatal.
     pub fn load(
         root: Root,
-        rows: Vec<TreeEntry>,
+        rows: Vec<Arc<TreeEntry>>,
     ) -> Result<(Self, Vec<LoadIssue>), Vec<LoadIssue>> {
         let mut tree = Self::new();
         tree.root = root;
@@ -162,7 +162,7 @@ impl Tree {
     }
 
     /// Adds a row whose parent may come later.
-    fn load_row(&mut self, entry: TreeEntry, directories: &BTreeMap<Inode, bool>) {
+    fn load_row(&mut self, entry: Arc<TreeEntry>, directories: &BTreeMap<Inode, bool>) {
         if directories.get(&entry.parent) == Some(&true) {
             self.children.entry(entry.parent).or_default();
         }

@@ -185,8 +185,8 @@ impl Tree {
         self.guests = self.list_guests(&replaced.guests).0;
     }
 
-    pub(super) fn put(&mut self, entry: TreeEntry) -> Arc<TreeEntry> {
-        let entry = Arc::new(entry);
+    pub(super) fn put(&mut self, entry: impl Into<Arc<TreeEntry>>) -> Arc<TreeEntry> {
+        let entry = entry.into();
         self.total_bytes += u64::from(entry.size());
         if let Some(old) = self.entries.insert(entry.inode, Arc::clone(&entry)) {
             self.total_bytes -= u64::from(old.size());
