@@ -1,1 +1,3 @@
 //! Replicated configuration file system.
+
+pub mod group;
