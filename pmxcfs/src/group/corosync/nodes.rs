@@ -1,7 +1,7 @@
 //! The node list, read from the daemon's configuration map (cmap) and watched for changes.
 //!
-//! The library can not read a string longer than 15 bytes by key, but its iterator can: strings
-//! are looked up by iterating over the keys that start with the wanted one. An iterator is
+//! The crate reads by key with room for 16 bytes, and a longer string is refused. Its iterator
+//! has no such limit: strings are looked up by iterating over the keys that start with theirs. An iterator is
 //! always run to its end, because only then does the daemon forget it.
 
 use std::os::fd::OwnedFd;
