@@ -4,7 +4,9 @@
 //! `fs` (paths, permissions, open files), [`dcdb`] (proposes operations), [`dfsm`] (their order),
 //! [`memdb`] (applies them), `store` (keeps them). Reads stop at [`memdb`].
 
+pub mod confwatch;
 pub mod dcdb;
 pub mod dfsm;
+pub mod group;
 pub mod memdb;
 pub mod wire;
