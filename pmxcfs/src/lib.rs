@@ -1,3 +1,4 @@
 //! Replicated configuration file system.
 
+pub mod status;
 pub mod wire;
