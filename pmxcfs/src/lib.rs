@@ -9,4 +9,5 @@ pub mod dcdb;
 pub mod dfsm;
 pub mod group;
 pub mod memdb;
+pub mod status;
 pub mod wire;
