@@ -4,6 +4,7 @@
 //! `fs` (paths, permissions, open files), [`dcdb`] (proposes operations), [`dfsm`] (their order),
 //! [`memdb`] (applies them), `store` (keeps them). Reads stop at [`memdb`].
 
+pub mod clock;
 pub mod confwatch;
 pub mod dcdb;
 pub mod dfsm;

@@ -51,7 +51,7 @@ impl ProposeError {
 
 /// One applied change as observers see it.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub struct Applied {
     /// What changed.
     pub change: Change,
     /// Whether this node's own file system proposed it, so that its kernel knows.
@@ -62,7 +62,7 @@ pub struct Published {
 #[derive(Clone, Copy, Debug)]
 pub enum Step<'a> {
     /// Single changes, in order.
-    Changes(&'a [Published]),
+    Changes(&'a [Applied]),
     /// The whole tree was replaced by that of another member.
     Replaced,
 }

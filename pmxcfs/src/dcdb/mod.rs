@@ -2,7 +2,13 @@
 
 mod backend;
 pub mod guard;
+mod local;
+mod published;
 mod replica;
+mod storage;
 
-pub use backend::{Backend, Observer, ProposeError, Published, Step};
+pub use backend::{Applied, Backend, Observer, ProposeError, Step};
+pub use local::LocalDb;
+pub use published::Published;
 pub use replica::{Effect, Replica};
+pub use storage::{Storage, StorageError};

@@ -1,0 +1,363 @@
+//! The database of one node alone.
+//!
+//! | lock | guards | held |
+//! |---|---|---|
+//! | `working` | the tree ahead of the database, and what waits for the database | while an operation is applied |
+//! | `disk` | the storage and how far it got | during a transaction |
+//!
+//! Group commit: a caller applies its operation and lets `working` go; whoever gets `disk` next
+//! stores everything that waits in one transaction, and those who come after find their part
+//! done. A lone caller does all of it without a change of threads.
+//!
+//! Order of locks: `disk` before `working`.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Applied, Backend, Observer, ProposeError, Step, guard,
+    published::Published,
+    storage::{Storage, StorageError},
+};
+use crate::{
+    clock,
+    memdb::{Change, LockTable, Op, OpError, Stamp, Tree, is_lock_path},
+};
+
+struct Waiting {
+    ticket: u64,
+    op: Op,
+    stamp: Stamp,
+    change: Change,
+    /// Proposed by the file system, so that the kernel knows of it.
+    own: bool,
+}
+
+struct Working {
+    tree: Tree,
+    locks: LockTable,
+    queue: Vec<Waiting>,
+    last_ticket: u64,
+}
+
+struct Disk {
+    storage: Box<dyn Storage>,
+    /// Everything up to this ticket is stored, or failed.
+    done: u64,
+    failed: BTreeMap<u64, ProposeError>,
+}
+
+/// See the module documentation.
+pub struct LocalDb {
+    working: Mutex<Working>,
+    disk: Mutex<Disk>,
+    published: Published,
+}
+
+impl LocalDb {
+    /// A database of the tree that the storage holds.
+    #[must_use]
+    pub fn new(tree: Tree, storage: Box<dyn Storage>) -> Self {
+        let locks = LockTable::default().rebuilt(&tree, clock::unix_seconds());
+        let working = Working {
+            tree: tree.clone(),
+            locks,
+            queue: Vec::new(),
+            last_ticket: 0,
+        };
+        Self {
+            working: Mutex::new(working),
+            disk: Mutex::new(Disk {
+                storage,
+                done: 0,
+                failed: BTreeMap::new(),
+            }),
+            published: Published::new(tree),
+        }
+    }
+
+    /// Sets who follows the published trees.
+    pub fn observe(&self, observer: Arc<dyn Observer>) {
+        self.published.observe(observer);
+    }
+
+    fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn submit(&self, op: Op, own: bool) -> Result<u32, ProposeError> {
+        let (ticket, written) = {
+            let mut working = Self::lock(&self.working);
+            let op = guard::checked(&working.tree, op)?;
+            let stamp = Stamp {
+                writer: 0,
+                mtime: clock::unix_seconds_u32(),
+            };
+            let outcome = working.tree.apply(&op, stamp);
+            if let Some(effect) = &outcome.lock {
+                working.locks.follow(effect, clock::unix_seconds());
+            }
+            let written = outcome.result?;
+            let Some(change) = outcome.change else {
+                return Ok(written);
+            };
+            working.last_ticket += 1;
+            let ticket = working.last_ticket;
+            working.queue.push(Waiting {
+                ticket,
+                op,
+                stamp,
+                change,
+                own,
+            });
+            (ticket, written)
+        };
+        self.store_through(ticket)?;
+        Ok(written)
+    }
+
+    fn store_through(&self, ticket: u64) -> Result<(), ProposeError> {
+        let mut disk = Self::lock(&self.disk);
+        if disk.done < ticket {
+            let (batch, tree) = {
+                let mut working = Self::lock(&self.working);
+                (std::mem::take(&mut working.queue), working.tree.clone())
+            };
+            let last = batch.last().map_or(disk.done, |waiting| waiting.ticket);
+            let changes: Vec<Change> = batch.iter().map(|waiting| waiting.change.clone()).collect();
+            match disk.storage.commit(&changes) {
+                Ok(()) => self.publish(tree, &batch),
+                Err(error) => self.store_one_by_one(&mut disk, batch, &error),
+            }
+            disk.done = disk.done.max(last);
+        }
+        disk.failed.remove(&ticket).map_or(Ok(()), Err)
+    }
+
+    fn publish(&self, tree: Tree, batch: &[Waiting]) {
+        let applied: Vec<Applied> = batch
+            .iter()
+            .map(|waiting| Applied {
+                change: waiting.change.clone(),
+                own: waiting.own,
+            })
+            .collect();
+        self.published.publish(tree, Step::Changes(&applied));
+    }
+
+    /// After a failed transaction: goes back to what is stored and tries each operation alone, so
+    /// that only those fail that can not be stored.
+    fn store_one_by_one(&self, disk: &mut Disk, mut batch: Vec<Waiting>, error: &StorageError) {
+        tracing::error!("the database could not be written: {error}");
+        let mut working = Self::lock(&self.working);
+        batch.append(&mut working.queue);
+        let mut tree = (*self.published.snapshot()).clone();
+        for mut waiting in batch {
+            disk.done = disk.done.max(waiting.ticket);
+            let before = tree.clone();
+            let outcome = tree.apply(&waiting.op, waiting.stamp);
+            let result = match (outcome.result, outcome.change) {
+                (Err(error), _) => Err(ProposeError::from(error)),
+                (Ok(_), None) => Ok(()),
+                (Ok(_), Some(change)) => {
+                    waiting.change = change.clone();
+                    disk.storage.commit(&[change]).map_err(ProposeError::from)
+                }
+            };
+            match result {
+                Ok(()) => self.publish(tree.clone(), &[waiting]),
+                Err(error) => {
+                    tree = before;
+                    disk.failed.insert(waiting.ticket, error);
+                }
+            }
+        }
+        working.locks = working.locks.rebuilt(&tree, clock::unix_seconds());
+        working.tree = tree;
+    }
+}
+
+impl Backend for LocalDb {
+    fn snapshot(&self) -> Arc<Tree> {
+        self.published.snapshot()
+    }
+
+    fn writable(&self) -> Result<(), ProposeError> {
+        Ok(())
+    }
+
+    fn propose(&self, op: Op) -> Result<u32, ProposeError> {
+        self.submit(op, true)
+    }
+
+    fn sync(&self) -> Result<(), ProposeError> {
+        Ok(Self::lock(&self.disk).storage.sync()?)
+    }
+
+    fn request_unlock(&self, path: &Bytes) -> Result<(), ProposeError> {
+        let expired = {
+            let mut working = Self::lock(&self.working);
+            let entry = working.tree.find(path);
+            let lock = entry.filter(|entry| entry.is_dir() && is_lock_path(path));
+            let Some(checksum) = lock.map(|entry| entry.lock_checksum()) else {
+                return Ok(());
+            };
+            working
+                .locks
+                .expired(path, &checksum, clock::unix_seconds())
+        };
+        if expired {
+            self.submit(Op::Delete { path: path.clone() }, false)?;
+            return Err(OpError::NotFound.into());
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for LocalDb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalDb")
+            .field("published", &self.published)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that can be full, and counts its transactions.
+    #[derive(Default)]
+    struct Memory {
+        rows: Vec<Change>,
+        room: Option<usize>,
+    }
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Memory>>);
+
+    impl Storage for Shared {
+        fn commit(&mut self, changes: &[Change]) -> Result<(), StorageError> {
+            let mut memory = LocalDb::lock(&self.0);
+            if memory.room.is_some_and(|room| changes.len() > room) {
+                return Err(StorageError::NoSpace("full".into()));
+            }
+            memory.room = memory.room.map(|room| room - changes.len());
+            memory.rows.extend_from_slice(changes);
+            Ok(())
+        }
+
+        fn replace(&mut self, _: &Tree, _: &Tree) -> Result<(), StorageError> {
+            Err(StorageError::Failed("not in local mode".into()))
+        }
+
+        fn sync(&mut self) -> Result<(), StorageError> {
+            Ok(())
+        }
+
+        fn backup(&mut self) -> Result<(), StorageError> {
+            Ok(())
+        }
+
+        fn probe(&mut self) -> Result<(), StorageError> {
+            Ok(())
+        }
+    }
+
+    fn create(path: &str) -> Op {
+        Op::Create {
+            path: Bytes::copy_from_slice(path.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn parallel_writers_all_get_their_place() {
+        let disk = Shared::default();
+        let db = LocalDb::new(Tree::new(), Box::new(disk.clone()));
+        std::thread::scope(|scope| {
+            for writer in 0..8 {
+                let db = &db;
+                scope.spawn(move || {
+                    for i in 0..50 {
+                        db.propose(create(&format!("f{writer}.{i}"))).unwrap();
+                        assert!(
+                            db.snapshot()
+                                .find(format!("f{writer}.{i}").as_bytes())
+                                .is_some()
+                        );
+                    }
+                });
+            }
+        });
+        assert_eq!(db.snapshot().entry_count(), 401);
+        let versions: Vec<u64> = LocalDb::lock(&disk.0)
+            .rows
+            .iter()
+            .map(|change| change.root.version)
+            .collect();
+        assert_eq!(
+            versions,
+            (2..=401).collect::<Vec<_>>(),
+            "stored in order, each once"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_fails_the_operation_and_nothing_else() {
+        let disk = Shared::default();
+        let db = LocalDb::new(Tree::new(), Box::new(disk.clone()));
+        db.propose(create("a")).unwrap();
+        LocalDb::lock(&disk.0).room = Some(0);
+        let error = db.propose(create("b")).unwrap_err();
+        assert_eq!(error.errno(), libc::ENOSPC);
+        assert!(db.snapshot().find(b"b").is_none());
+        assert!(db.snapshot().find(b"a").is_some());
+        LocalDb::lock(&disk.0).room = None;
+        db.propose(create("b")).unwrap();
+        let last = LocalDb::lock(&disk.0).rows.last().unwrap().root.version;
+        assert_eq!((last, db.snapshot().root().version), (3, 3));
+    }
+
+    #[test]
+    fn when_a_batch_does_not_fit_the_parts_that_fit_are_stored() {
+        let disk = Shared::default();
+        let db = LocalDb::new(Tree::new(), Box::new(disk.clone()));
+        // Two operations wait while the disk is busy, and only one fits.
+        let results = std::thread::scope(|scope| {
+            let busy = LocalDb::lock(&db.disk);
+            LocalDb::lock(&disk.0).room = Some(1);
+            let threads = ["a", "b"].map(|name| {
+                let db = &db;
+                scope.spawn(move || db.propose(create(name)))
+            });
+            while LocalDb::lock(&db.working).queue.len() < 2 {
+                std::thread::yield_now();
+            }
+            drop(busy);
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+        assert_eq!(db.snapshot().entry_count(), 2);
+        assert_eq!(LocalDb::lock(&disk.0).rows.len(), 1);
+    }
+
+    #[test]
+    fn a_fresh_lock_is_not_released() {
+        let db = LocalDb::new(Tree::new(), Box::new(Shared::default()));
+        for path in ["priv", "priv/lock", "priv/lock/x"] {
+            db.propose(Op::Mkdir {
+                path: Bytes::copy_from_slice(path.as_bytes()),
+            })
+            .unwrap();
+        }
+        let path = Bytes::from_static(b"priv/lock/x");
+        assert_eq!(db.request_unlock(&path), Ok(()));
+        let refused = db.propose(Op::Mtime { path, mtime: 0 });
+        assert_eq!(refused, Err(OpError::Access.into()));
+    }
+}

@@ -1,0 +1,61 @@
+//! What the configuration database needs of its disk.
+
+use thiserror::Error;
+
+use super::ProposeError;
+use crate::memdb::{Change, Tree};
+
+/// Why something could not be stored. Nothing of it is left on disk.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StorageError {
+    /// The disk is full.
+    #[error("{0}")]
+    NoSpace(String),
+    /// Any other failure.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<StorageError> for ProposeError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::NoSpace(text) => Self::NoSpace(text),
+            StorageError::Failed(text) => Self::Storage(text),
+        }
+    }
+}
+
+/// Keeps the tree on disk. Every call is one transaction: all of it or nothing.
+///
+/// Invariant: after an error the storage stays usable, and holds what it held before.
+pub trait Storage: Send {
+    /// Stores changes, in order.
+    ///
+    /// # Errors
+    /// When nothing was stored.
+    fn commit(&mut self, changes: &[Change]) -> Result<(), StorageError>;
+
+    /// Replaces the tree `old`, which is what it holds, by `new`.
+    ///
+    /// # Errors
+    /// When nothing was stored, or what was stored does not read back as `new`.
+    fn replace(&mut self, old: &Tree, new: &Tree) -> Result<(), StorageError>;
+
+    /// Makes all that was stored survive a loss of power.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    fn sync(&mut self) -> Result<(), StorageError>;
+
+    /// Keeps a copy of the present content, before it is overwritten by another history.
+    ///
+    /// # Errors
+    /// When the copy could not be made.
+    fn backup(&mut self) -> Result<(), StorageError>;
+
+    /// Tries whether a change could be stored now, after a failure.
+    ///
+    /// # Errors
+    /// When it still could not.
+    fn probe(&mut self) -> Result<(), StorageError>;
+}
