@@ -132,7 +132,7 @@ impl KvStore {
     pub(crate) fn note_members(&mut self, members: &[MemberId]) {
         let mut pids: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         for member in members {
-            pids.entry(member.node_id).or_default().insert(member.pid);
+            pids.entry(member.node).or_default().insert(member.pid);
         }
         for (node_id, pids) in pids {
             let peer = self.peers.entry(node_id).or_default();
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn keys_of_a_replaced_process_go_and_versions_go_on() {
-        let member = |node_id, pid| MemberId { node_id, pid };
+        let member = |node, pid| MemberId { node, pid };
         let mut store = KvStore::default();
         store.note_members(&[member(1, 7), member(2, 20)]);
         store.set(0, PEER, b"a", b"1").unwrap();

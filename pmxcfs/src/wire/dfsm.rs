@@ -39,7 +39,7 @@ impl Epoch {
         Self {
             counter,
             time,
-            node_id: member.node_id,
+            node_id: member.node,
             pid: member.pid,
         }
     }
@@ -379,7 +379,7 @@ mod tests {
         };
         assert_eq!((time, id), (1_795_298_797, 1));
         let member = MemberId {
-            node_id: 1,
+            node: 1,
             pid: 15657,
         };
         assert_eq!(epoch, Epoch::new(2, 1_795_298_770, member));
@@ -443,14 +443,7 @@ mod tests {
 
     #[test]
     fn odd_verification_keeps_its_epoch() {
-        let epoch = Epoch::new(
-            7,
-            8,
-            MemberId {
-                node_id: 9,
-                pid: 10,
-            },
-        );
+        let epoch = Epoch::new(7, 8, MemberId { node: 9, pid: 10 });
         let verify = Message::Verify {
             time: 1,
             epoch,

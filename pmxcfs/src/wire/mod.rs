@@ -24,6 +24,8 @@ pub mod index;
 pub mod kv;
 pub mod ring;
 
+use std::fmt;
+
 use bytes::Bytes;
 
 /// Why bytes from a peer were not accepted.
@@ -74,9 +76,15 @@ pub enum DecodeError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId {
     /// Node id of the cluster configuration.
-    pub node_id: u32,
+    pub node: u32,
     /// Process id given when joining.
     pub pid: u32,
+}
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.node, self.pid)
+    }
 }
 
 /// Bounds-checked cursor; what it takes out shares the buffer.

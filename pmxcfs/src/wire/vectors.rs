@@ -47,7 +47,7 @@ pub(crate) fn trace_received(name: &str) -> Vec<(MemberId, Bytes)> {
             }
             let (node_id, pid) = words.next().unwrap().split_once('/').unwrap();
             let from = MemberId {
-                node_id: node_id.parse().unwrap(),
+                node: node_id.parse().unwrap(),
                 pid: pid.parse().unwrap(),
             };
             Some((from, unhex(words.next().unwrap())))
