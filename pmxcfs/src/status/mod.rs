@@ -3,13 +3,15 @@
 //! [`Status`] is the content of the second group. It is plain data: the caller passes the time in,
 //! sends what comes out, and decides about threads and locks. Nothing here persists.
 //!
-//! The state machine of the group calls, in this order: [`Status::confchg`] at every membership
-//! change, [`Status::build_state`] when a round opens, [`Status::evaluate`] when all members have
-//! answered, [`Status::synced`] when the mode becomes synced; [`Status::deliver`] for each normal
-//! message. No content that a member sends makes another one leave this group.
+//! The state machine of the group drives it as an [`App`](crate::dfsm::App): [`Status::confchg`]
+//! at every membership change, [`Status::build_state`] when a round opens, [`Status::evaluate`]
+//! when all members have answered, [`Status::announce`] when the mode becomes synced,
+//! [`Status::deliver`] for each normal message. No content that a member sends makes another one
+//! leave this group.
 //!
 //! Invariant: what is sent for others was stored here first, and nothing that was refused is sent.
 
+mod app;
 pub mod clusterlog;
 pub mod json;
 pub mod kvstore;
@@ -31,9 +33,6 @@ use crate::wire::{
     clusterlog::{self as wire_log, LogEntry},
     kv::{self, KvUpdate},
 };
-
-/// Version in the headers of this group.
-pub const PROTOCOL_VERSION: u32 = 0;
 
 /// A message for the group: number and payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,7 +219,7 @@ impl Status {
     }
 
     /// The mode has become synced: returns the announcement of the own address.
-    pub fn synced(&mut self, now: u32) -> Option<Outgoing> {
+    pub fn announce(&mut self, now: u32) -> Option<Outgoing> {
         let address = self.own_address.clone()?;
         // It was checked when it was set; one that came from the resolver is short.
         self.store_own(now, ADDRESS_KEY, &address).ok()?;

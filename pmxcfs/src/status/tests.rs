@@ -3,7 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::{dfsm::Message, vectors};
+use crate::{
+    dfsm::{Action, Dfsm},
+    wire::{dfsm::Message, vectors},
+};
 
 const N1: MemberId = MemberId { node: 1, pid: 11 };
 const N2: MemberId = MemberId { node: 2, pid: 22 };
@@ -40,7 +43,7 @@ fn deliver(status: &mut Status, from: MemberId, message: Outgoing) -> Result<(),
 fn captured(name: &str) -> (KvUpdate, u16) {
     let Message::Normal {
         subtype, payload, ..
-    } = Message::decode(PROTOCOL_VERSION, vectors::hex(name)).unwrap()
+    } = Message::decode(0, vectors::hex(name)).unwrap()
     else {
         panic!("{name}");
     };
@@ -138,7 +141,7 @@ fn refused_values_are_not_sent() {
         Err(SetError::TooLarge { len: 32_769 })
     );
     // The refused address does not replace the one to announce.
-    let sent = status.synced(0).unwrap();
+    let sent = status.announce(0).unwrap();
     assert_eq!(KvUpdate::decode(sent.payload).unwrap().value, "10.77.0.9\0");
 }
 
@@ -162,7 +165,7 @@ fn round_spreads_keys_addresses_and_logs() {
     let from_n1 = nodes[0].evaluate(&states, 0);
     assert_eq!(from_n1.len(), 1);
     assert_eq!(nodes[1].evaluate(&states, 1), []);
-    let address = nodes[0].synced(0);
+    let address = nodes[0].announce(0);
     for message in from_n1.into_iter().chain(address) {
         deliver(&mut nodes[1], N1, message).unwrap();
     }
@@ -187,13 +190,13 @@ fn clinfo_counts_configuration_membership_and_addresses() {
     let mut status = Status::new(0, N1, "n1", None);
     status.confchg(&[N1]);
     assert_eq!(status.clinfo(), 0, "names are not known yet");
-    assert_eq!(status.synced(0), None);
+    assert_eq!(status.announce(0), None);
     status.set_cluster(config(&["n1", "n2"]));
     status.confchg(&[N1, N2]);
     assert_eq!(status.clinfo(), 2);
     for _ in 0..2 {
         status.set(0, b"nodeip", "10.0.0.1\0".into()).unwrap();
-        status.synced(0).unwrap();
+        status.announce(0).unwrap();
     }
     assert_eq!(status.clinfo(), 3);
     status.disconnected();
@@ -259,7 +262,7 @@ fn members_has_the_documented_form() {
     );
     status.set_cluster(config(&["n1", "n2", "n3"]));
     status.confchg(&[N1, N2]);
-    status.synced(0).unwrap();
+    status.announce(0).unwrap();
     deliver(
         &mut status,
         N1,
@@ -311,5 +314,55 @@ proptest! {
         let mut status = status(N1, "n1");
         let result = status.deliver(0, N2, subtype, payload.into());
         prop_assert!(result.is_err() || subtype == 1 || subtype == 3);
+    }
+}
+
+/// Two members on one bus, until nothing is left to send.
+fn settle(nodes: &mut [Dfsm<Status>], ids: &[MemberId]) {
+    loop {
+        let mut sent = Vec::new();
+        for (node, id) in nodes.iter_mut().zip(ids) {
+            while let Some(action) = node.poll_action() {
+                match action {
+                    Action::Send { message, .. } => sent.push((*id, message)),
+                    Action::Leave { reason } => panic!("{id} leaves: {reason}"),
+                    Action::Answer { .. } | Action::Log(_) => {}
+                }
+            }
+        }
+        if sent.is_empty() {
+            return;
+        }
+        for (from, message) in &sent {
+            nodes
+                .iter_mut()
+                .for_each(|node| node.handle_message(5, *from, message));
+        }
+    }
+}
+
+#[test]
+fn members_exchange_their_status_through_the_state_machine() {
+    let ids = [N1, N2];
+    let mut nodes = [
+        Dfsm::new(status(N1, "n1"), N1),
+        Dfsm::new(status(N2, "n2"), N2),
+    ];
+    nodes[1].app_mut().set(0, b"early", "1".into()).unwrap();
+    for node in &mut nodes {
+        node.handle_membership(5, &ids, true);
+    }
+    settle(&mut nodes, &ids);
+    let late = nodes[0].app_mut().set(0, b"late", "2".into()).unwrap();
+    let (_, message) = nodes[0].make_normal(5, late.subtype, late.payload);
+    nodes
+        .iter_mut()
+        .for_each(|node| node.handle_message(5, N1, &message));
+    let [n1, n2] = nodes.each_ref().map(Dfsm::app);
+    assert_eq!(n1.value("n2", b"early").unwrap(), "1");
+    assert_eq!(n2.value("n1", b"late").unwrap(), "2");
+    assert_eq!(n1.log_text(0, None), n2.log_text(0, None));
+    for text in [n1.members_text(true), n2.members_text(true)] {
+        assert_eq!(text.matches("\"ip\": \"10.77.0.9\"").count(), 2, "{text}");
     }
 }
