@@ -5,6 +5,7 @@
 //! [`memdb`] (applies them), `store` (keeps them). Reads stop at [`memdb`].
 
 pub mod clock;
+pub mod cluster;
 pub mod confwatch;
 pub mod dcdb;
 pub mod dfsm;
