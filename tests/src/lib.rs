@@ -1,1 +1,5 @@
 //! Test hosts, cluster tests, simulator and benchmarks.
+
+pub mod bench;
+pub mod process;
+pub mod wait;
