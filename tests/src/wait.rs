@@ -3,6 +3,7 @@
 //! Invariant: this is the only module of the crate that reads the clock or sleeps. Tests say what
 //! they wait for and for how long at most; they never assume that some time is enough.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -12,6 +13,19 @@ use anyhow::{Result, bail};
 /// Short against everything that is waited for (a token timeout is 1 s), long against the cost of
 /// a typical condition, so that waiting does not take the CPU from the daemons under test.
 const POLL: Duration = Duration::from_millis(10);
+
+/// Set once somebody wants the program to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Lets every wait of this process fail from now on, so that it can end in order.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`interrupt`] was called.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
 
 /// The present moment.
 #[expect(
@@ -56,9 +70,29 @@ pub fn eventually_ok<T>(
             Err(error) if start.elapsed() >= deadline => {
                 return Err(error.context(format!("waited {deadline:?} in vain: {what}")));
             }
+            Err(_) if is_interrupted() => bail!("interrupted while waiting for {what}"),
             Err(_) => pause(),
         }
     }
+}
+
+/// Looks for a condition without a pause, and tells how long it took to come true: for measuring.
+///
+/// # Errors
+/// When it does not within `deadline`; the text names `what`.
+pub fn measure_until(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl FnMut() -> bool,
+) -> Result<Duration> {
+    let start = now();
+    while !condition() {
+        if start.elapsed() >= deadline || is_interrupted() {
+            bail!("waited {:?} in vain: {what}", start.elapsed());
+        }
+        std::thread::yield_now();
+    }
+    Ok(start.elapsed())
 }
 
 /// Daemons and the kernel offer no event for most conditions that a test waits for (another

@@ -15,6 +15,7 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::SigSet;
 
 use super::requirements::PATH;
 
@@ -184,7 +185,12 @@ pub(super) fn run(mut command: Command, input: &str) -> Result<()> {
     written.context("the command did not read its input")
 }
 
+/// Programs inherit the signal mask; one that this process has for itself is not meant for them.
 fn in_thread<T: Send>(f: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| scope.spawn(f).join())
+    let unmasked = || {
+        SigSet::empty().thread_set_mask()?;
+        f()
+    };
+    thread::scope(|scope| scope.spawn(unmasked).join())
         .map_err(|_| anyhow!("a thread in a namespace panicked"))?
 }
