@@ -90,6 +90,37 @@ fn faults_of_the_network_can_be_made_and_healed() {
 }
 
 #[test]
+fn losses_are_about_as_many_as_asked_for() {
+    if !available(&LAB) {
+        return;
+    }
+    let mut lab = Lab::new(2).unwrap();
+    // The kernel counts datagrams that arrive where nobody listens.
+    let arrived = |lab: &Lab| {
+        let script = "awk '/^Udp: [0-9]/ { print $3 }' /proc/net/snmp";
+        lab.host(2)
+            .sh_ok(script)
+            .unwrap()
+            .trim()
+            .parse::<u32>()
+            .unwrap()
+    };
+    let send = |lab: &Lab| {
+        let script = format!(
+            "for i in {{1..400}}; do echo > /dev/udp/{}/9; done 2> /dev/null; true",
+            lab.host(2).address(0)
+        );
+        let before = arrived(lab);
+        lab.host(1).sh_ok(&script).unwrap();
+        arrived(lab) - before
+    };
+    assert_eq!(send(&lab), 400);
+    lab.lose(1, 2, Some(0), 25).unwrap();
+    let count = send(&lab);
+    assert!((250..350).contains(&count), "{count} of 400 arrived");
+}
+
+#[test]
 fn a_host_that_was_powered_off_keeps_its_files_and_loses_its_processes() {
     if !available(&LAB) {
         return;

@@ -1,7 +1,7 @@
 //! The directory of a lab, on a real disk.
 //!
 //! Invariant: a directory whose owner lives is locked by it; one that is not locked is rubbish of
-//! a killed process, and the next lab removes it.
+//! a killed process, and the next lab removes it. One without the file to lock was kept on purpose.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,8 @@ use nix::fcntl::{Flock, FlockArg};
 
 const PREFIX: &str = "pmxcfs-lab-";
 const LOCK: &str = "owner";
+/// Set in the environment, it lets directories stay, with the logs and databases of all hosts.
+const KEEP: &str = "PMXCFS_LAB_KEEP";
 
 /// A locked directory that is removed with this value.
 #[derive(Debug)]
@@ -33,7 +35,9 @@ impl LabDir {
         let fresh = tempfile::Builder::new()
             .prefix(".new-lab-")
             .tempdir_in(base)?;
-        let lock = lock(&fresh.path().join(LOCK))?;
+        let owner = fresh.path().join(LOCK);
+        fs::write(&owner, b"")?;
+        let lock = lock(&owner)?;
         let name = fresh
             .path()
             .file_name()
@@ -52,7 +56,10 @@ impl LabDir {
 
 impl Drop for LabDir {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
+        if std::env::var_os(KEEP).is_some() {
+            eprintln!("kept: {}", self.path.display());
+            drop(fs::remove_file(self.path.join(LOCK)));
+        } else if let Err(error) = fs::remove_dir_all(&self.path) {
             eprintln!(
                 "cannot remove {}: {error}; please remove it by hand",
                 self.path.display()
@@ -62,11 +69,7 @@ impl Drop for LabDir {
 }
 
 fn lock(path: &Path) -> Result<Flock<File>> {
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)?;
+    let file = File::options().write(true).open(path)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock)
         .map_err(|(_, errno)| anyhow!("{} is locked: {errno}", path.display()))
 }
@@ -94,6 +97,9 @@ mod tests {
         let kept = LabDir::below(base.path()).unwrap();
         let orphan = base.path().join(format!("{PREFIX}orphan"));
         fs::create_dir(&orphan).unwrap();
+        sweep(base.path());
+        assert!(orphan.exists());
+        fs::write(orphan.join(LOCK), b"").unwrap();
         sweep(base.path());
         assert!(kept.path().exists());
         assert!(!orphan.exists());
