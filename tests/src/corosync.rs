@@ -226,7 +226,7 @@ impl Corosync {
         Ok(())
     }
 
-    /// Lines of its log that tell of trouble, without those of [`HARMLESS`].
+    /// Lines of its log that tell of trouble, without those that every start may have.
     #[must_use]
     pub fn complaints(&self) -> Vec<String> {
         let trouble = ["warning", "error", "crit", "alert", "emerg"];
