@@ -1,1 +1,11 @@
 //! Test hosts, cluster tests, simulator and benchmarks.
+
+pub mod bench;
+pub mod cluster;
+pub mod compare;
+pub mod corosync;
+pub mod daemon;
+pub mod lab;
+pub mod process;
+pub mod sample;
+pub mod wait;
