@@ -2,7 +2,8 @@
 //!
 //! A write goes from the kernel through the layers in this order: `fuse` (requests and replies),
 //! `fs` (paths, permissions, open files), [`dcdb`] (proposes operations), `dfsm` (their order),
-//! [`memdb`] (applies them), `store` (keeps them). Reads stop at [`memdb`].
+//! [`memdb`] (applies them), [`store`] (keeps them). Reads stop at [`memdb`].
 
 pub mod dcdb;
 pub mod memdb;
+pub mod store;
