@@ -37,7 +37,7 @@ use self::{disk::DiskQueue, waiters::Waiters};
 use crate::{
     clock,
     confwatch::Reloader,
-    dcdb::{Backend, Observer, ProposeError, Published, Replica, Storage},
+    dcdb::{Backend, Closed, Observer, ProposeError, Published, Replica, Storage},
     dfsm::{Dfsm, Mode},
     group::{Group, Sender, corosync::CorosyncGroup},
     memdb::{Op, Tree},
@@ -227,6 +227,7 @@ impl ClusterDb {
                 tracing::error!("a thread of the cluster shell ended in a panic");
             }
         }
+        *self.shared.lock_storage() = Box::new(Closed);
     }
 }
 

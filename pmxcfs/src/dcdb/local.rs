@@ -22,7 +22,7 @@ use bytes::Bytes;
 use super::{
     Applied, Backend, Observer, ProposeError, Step, guard,
     published::Published,
-    storage::{Storage, StorageError},
+    storage::{Closed, Storage, StorageError},
 };
 use crate::{
     clock,
@@ -84,6 +84,12 @@ impl LocalDb {
     /// Sets who follows the published trees.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.published.observe(observer);
+    }
+
+    /// Closes the storage. Changes that come later fail.
+    pub fn stop(&self) {
+        let mut disk = Self::lock(&self.disk);
+        drop(std::mem::replace(&mut disk.storage, Box::new(Closed)));
     }
 
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -59,3 +59,35 @@ pub trait Storage: Send {
     /// When it still could not.
     fn probe(&mut self) -> Result<(), StorageError>;
 }
+
+/// In the place of a storage that was closed because the daemon ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Closed;
+
+impl Closed {
+    fn refuse() -> Result<(), StorageError> {
+        Err(StorageError::Failed("the daemon is stopping".into()))
+    }
+}
+
+impl Storage for Closed {
+    fn commit(&mut self, _: &[Change]) -> Result<(), StorageError> {
+        Self::refuse()
+    }
+
+    fn replace(&mut self, _: &Tree, _: &Tree) -> Result<(), StorageError> {
+        Self::refuse()
+    }
+
+    fn sync(&mut self) -> Result<(), StorageError> {
+        Self::refuse()
+    }
+
+    fn backup(&mut self) -> Result<(), StorageError> {
+        Self::refuse()
+    }
+
+    fn probe(&mut self) -> Result<(), StorageError> {
+        Self::refuse()
+    }
+}
