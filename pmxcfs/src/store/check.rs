@@ -74,10 +74,14 @@ impl Report {
 
 /// Checks the database of that path and loads its tree. Changes nothing.
 ///
+/// Not for a database that this process has open: closing the descriptors used here would drop
+/// the locks of the open connection. [`Store::reload`](super::Store::reload) is for that.
+///
 /// # Errors
 /// [`StoreError::Refused`] lists what is wrong with the content; others say why it could not be
 /// read.
 pub fn check(path: &Path) -> Result<Report, StoreError> {
+    let path = &resolved(path);
     let refused = |problem| Err(refuse(path, vec![problem]));
     let log = size_of(&sidecar(path, "-wal"))?;
     match size_of(path)? {
@@ -166,8 +170,7 @@ fn inspect(conn: rusqlite::Result<Connection>, path: &Path) -> Result<Report, St
             Schema::Unusable(problem) => return Ok(Err(vec![problem])),
             Schema::Usable => {}
         }
-        let rows = rows::read(&conn)?;
-        Ok(build(rows, notes))
+        Ok(build(rows::read(&conn)?, notes))
     });
     match verdict {
         Ok(Ok(report)) => Ok(report),
@@ -220,7 +223,8 @@ fn is_harmless(line: &str) -> bool {
         || line.starts_with("*** in database")
 }
 
-fn build(rows: rows::Rows, mut notes: Vec<Note>) -> Result<Report, Vec<Problem>> {
+/// Makes the tree of the rows, or says why they are none.
+pub(super) fn build(rows: rows::Rows, mut notes: Vec<Note>) -> Result<Report, Vec<Problem>> {
     let mut problems = rows.problems;
     let stored_root = rows.root;
     let mut root = stored_root.unwrap_or(Root {
@@ -263,7 +267,7 @@ pub(super) fn is_refused(issue: &LoadIssue) -> bool {
             && parent.0.cast_signed() < inode.0.cast_signed()
 }
 
-fn refuse(path: &Path, problems: Vec<Problem>) -> StoreError {
+pub(super) fn refuse(path: &Path, problems: Vec<Problem>) -> StoreError {
     let path = path.to_path_buf();
     Box::new(Refusal { path, problems }).into()
 }
@@ -279,6 +283,11 @@ fn size_of(path: &Path) -> Result<Option<u64>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("look at", path)(error)),
     }
+}
+
+/// The path behind symbolic links: SQLite keeps its other files beside the real one.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// Path of a file that SQLite keeps beside the database.

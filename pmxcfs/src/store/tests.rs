@@ -152,6 +152,21 @@ fn an_open_mode_is_tightened() {
 }
 
 #[test]
+fn a_linked_database_is_used_where_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("other-name.db");
+    fs::write(&target, "").unwrap();
+    std::os::unix::fs::symlink(&target, dir.path().join(DB_FILE)).unwrap();
+    let mut opened = open(dir.path());
+    run(&mut opened, &[create("f")]);
+    opened.store.sync().unwrap();
+    assert!(place.path().join("other-name.db-wal").exists());
+    opened.store.close().unwrap();
+    assert_eq!(open(dir.path()).tree, opened.tree);
+}
+
+#[test]
 fn changes_are_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = open(dir.path());
@@ -404,5 +419,5 @@ fn other_programs_can_read_meanwhile() {
     let before = rows_as_text(&dir.path().join(DB_FILE));
     run(&mut opened, &[create("one-more")]);
     assert_ne!(rows_as_text(&dir.path().join(DB_FILE)), before);
-    assert_eq!(check(&dir.path().join(DB_FILE)).unwrap().tree, opened.tree);
+    assert_eq!(opened.store.reload().unwrap(), opened.tree);
 }

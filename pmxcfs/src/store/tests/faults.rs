@@ -91,7 +91,7 @@ fn fill_up(dir: &Path, mut opened: Opened, free: impl FnOnce(&Store)) {
     assert!(!error.is_io() && !error.is_busy() && !error.is_corrupt());
     assert!(error.to_string().contains("free space"), "{error}");
     // Reading works, and what was there is still there.
-    assert_eq!(check(&dir.join(DB_FILE)).unwrap().tree, opened.tree);
+    assert_eq!(opened.store.reload().unwrap(), opened.tree);
     free(&opened.store);
     run(&mut opened, &[put("grows", vec![2; 30_000])]);
     opened.store.close().unwrap();
@@ -127,7 +127,7 @@ fn a_transfer_that_does_not_fit_changes_nothing() {
     apply(&mut leader, &put("big", vec![1; 300_000]));
     let error = opened.store.replace(&opened.tree, &leader).unwrap_err();
     assert!(error.is_no_space(), "{}", error.chain());
-    assert_eq!(check(opened.store.path()).unwrap().tree, opened.tree);
+    assert_eq!(opened.store.reload().unwrap(), opened.tree);
 }
 
 /// Runs `body` in a mount namespace of its own; false if that is not permitted.
