@@ -110,16 +110,29 @@ pub fn check(path: &Path) -> Result<Report, StoreError> {
     if write_version > WAL_VERSION || read_version > WAL_VERSION {
         return refused(Problem::NotADatabase("its format is a newer one".into()));
     }
-    if size_of(&sidecar(path, "-journal"))?.is_some_and(|bytes| bytes > 0) {
-        return check_copy(path);
-    }
-    let conn = if log.is_some_and(|bytes| bytes > 0) || read_version != WAL_VERSION {
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | NO_MUTEX)
+    let has_journal = size_of(&sidecar(path, "-journal"))?.is_some_and(|bytes| bytes > 0);
+    let report = if has_journal {
+        check_copy(path)?
     } else {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | NO_MUTEX;
-        Connection::open_with_flags(immutable_uri(path), flags)
+        let has_log = log.is_some_and(|bytes| bytes > 0);
+        inspect(look_at(path, has_log || read_version != WAL_VERSION), path)?
     };
-    inspect(conn, path)
+    match log {
+        Some(bytes) if report.is_new && bytes > CREATION_LOG_BYTES => {
+            refused(Problem::LogWithoutDatabase(bytes))
+        }
+        _ => Ok(report),
+    }
+}
+
+fn look_at(path: &Path, is_shared: bool) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | NO_MUTEX;
+    if is_shared {
+        Connection::open_with_flags(path, flags)
+    } else {
+        let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+        Connection::open_with_flags(immutable_uri(path), flags)
+    }
 }
 
 /// Checks a copy on which SQLite may finish what another program has left half done.
@@ -321,6 +334,9 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 const HEADER_SIZE: usize = 20;
 /// Version of the format that uses a write-ahead log.
 const WAL_VERSION: u8 = 2;
+/// More than the creation of the table can leave in the log when it is interrupted. A log of this
+/// size has held data; without a table it is one that can not be read, and must not be lost.
+const CREATION_LOG_BYTES: u64 = 16 << 10;
 const NO_MUTEX: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
 /// How long another program may hold the file while it is checked.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);

@@ -203,6 +203,23 @@ fn a_batch_writes_each_row_once() {
 }
 
 #[test]
+fn a_small_change_writes_at_most_two_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut opened = open(dir.path());
+    let files: Vec<_> = (0..100).map(|i| format!("file{i}")).collect();
+    for file in &files {
+        run(&mut opened, &[create(file), put(file, vec![b'x'; 300])]);
+    }
+    let log = sidecar(&opened.store.path, "-wal");
+    let size = || fs::metadata(&log).unwrap().len();
+    for file in files.iter().step_by(7) {
+        let before = size();
+        run(&mut opened, &[put(file, vec![b'y'; 300])]);
+        assert!(size() - before <= 2 * (1024 + 24), "{}", size() - before);
+    }
+}
+
+#[test]
 fn a_replaced_file_is_deleted_with_the_rename() {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = open(dir.path());

@@ -10,9 +10,10 @@ use nix::{
 use rusqlite::params;
 
 use super::*;
+use crate::memdb::Digest;
 
-#[test]
-fn a_cut_log_gives_a_prefix_of_the_history() {
+/// A crashed database and the checksums of all its states, oldest first.
+fn history() -> (TempDir, Vec<Digest>) {
     let dir = tempfile::tempdir().unwrap();
     let mut opened = open(dir.path());
     let mut history = vec![Tree::new().checksum()];
@@ -24,7 +25,32 @@ fn a_cut_log_gives_a_prefix_of_the_history() {
         run(&mut opened, &[put("empty", vec![i; usize::from(i) * 90])]);
         history.push(opened.tree.checksum());
     }
-    let crashed = crash_copy(dir.path());
+    (crash_copy(dir.path()), history)
+}
+
+/// Opens the database with another log, and finds its state in the history.
+fn state_with_log(crashed: &Path, log: &[u8], history: &[Digest]) -> Option<usize> {
+    let copy = crash_copy(crashed);
+    fs::write(copy.path().join("config.db-wal"), log).unwrap();
+    let tree = match Store::open(copy.path(), NOW) {
+        Ok(opened) => opened.tree,
+        // No frame is usable, and there was no checkpoint yet: not taken for a new database.
+        Err(error) => {
+            assert!(error.to_string().contains("no table"), "{error}");
+            return Some(0);
+        }
+    };
+    if tree.root().version == 1 {
+        // The version row of a new database has a time, the new tree has none.
+        return Some(0);
+    }
+    let checksum = tree.checksum();
+    history.iter().position(|known| *known == checksum)
+}
+
+#[test]
+fn a_cut_log_gives_a_prefix_of_the_history() {
+    let (crashed, history) = history();
     let log = fs::read(crashed.path().join("config.db-wal")).unwrap();
     const FRAME: usize = 24 + NEW_PAGE_SIZE as usize;
     let mut cuts: Vec<usize> = (0..=log.len() / FRAME)
@@ -36,22 +62,25 @@ fn a_cut_log_gives_a_prefix_of_the_history() {
     cuts.sort_unstable();
     let mut reached = 0;
     for cut in cuts {
-        let copy = crash_copy(crashed.path());
-        let file = copy.path().join("config.db-wal");
-        fs::write(file, &log[..cut]).unwrap();
-        let again = open(copy.path());
-        let tree = again.tree;
-        let mut checksum = tree.checksum();
-        if tree.root().version == 1 {
-            // The version row of a new database has a time, the new tree has none.
-            checksum = history[0];
-        }
-        let at = history.iter().position(|known| *known == checksum);
+        let at = state_with_log(crashed.path(), &log[..cut], &history);
         let at = at.unwrap_or_else(|| panic!("cut at {cut}: no state of the history"));
         assert!(at >= reached, "cut at {cut}: went back");
         reached = at;
     }
     assert_eq!(reached, history.len() - 1);
+}
+
+#[test]
+fn a_damaged_log_gives_a_prefix_of_the_history() {
+    let (crashed, history) = history();
+    let log = fs::read(crashed.path().join("config.db-wal")).unwrap();
+    for i in 0..60 {
+        let at = i * 104_729 % log.len();
+        let mut damaged = log.clone();
+        damaged[at] ^= 1 << (i % 8);
+        let state = state_with_log(crashed.path(), &damaged, &history);
+        assert!(state.is_some(), "byte {at}: no state of the history");
+    }
 }
 
 #[test]
