@@ -329,8 +329,8 @@ impl fmt::Display for Refusal {
         }
         write!(
             f,
-            "  - move these files away, restore a backup from {dir}/backup \
-             (zcat config-SECONDS.sql.gz | sqlite3 {path}), then start"
+            "  - move these files away, restore the newest backup from {dir}/backup (copy \
+             config-SECONDS.db to {path}, or zcat config-SECONDS.sql.gz | sqlite3 {path}), then start"
         )
     }
 }
