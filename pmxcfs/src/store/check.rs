@@ -15,6 +15,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -74,10 +75,14 @@ impl Report {
 
 /// Checks the database of that path and loads its tree. Changes nothing.
 ///
+/// Not for a database that this process has open: closing the descriptors used here would drop
+/// the locks of the open connection. [`Store::reload`](super::Store::reload) is for that.
+///
 /// # Errors
 /// [`StoreError::Refused`] lists what is wrong with the content; others say why it could not be
 /// read.
 pub fn check(path: &Path) -> Result<Report, StoreError> {
+    let path = &resolved(path);
     let refused = |problem| Err(refuse(path, vec![problem]));
     let log = size_of(&sidecar(path, "-wal"))?;
     match size_of(path)? {
@@ -100,16 +105,35 @@ pub fn check(path: &Path) -> Result<Report, StoreError> {
     if !header.starts_with(MAGIC) {
         return refused(Problem::NotADatabase("it does not start as one".into()));
     }
-    if size_of(&sidecar(path, "-journal"))?.is_some_and(|bytes| bytes > 0) {
-        return check_copy(path);
-    }
-    let conn = if log.is_some_and(|bytes| bytes > 0) || header.get(18) != Some(&2) {
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | NO_MUTEX)
-    } else {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | NO_MUTEX;
-        Connection::open_with_flags(immutable_uri(path), flags)
+    let Some(&[write_version, read_version]) = header.get(18..20) else {
+        return refused(Problem::NotADatabase("it is cut off".into()));
     };
-    inspect(conn, path)
+    if write_version > WAL_VERSION || read_version > WAL_VERSION {
+        return refused(Problem::NotADatabase("its format is a newer one".into()));
+    }
+    let has_journal = size_of(&sidecar(path, "-journal"))?.is_some_and(|bytes| bytes > 0);
+    let report = if has_journal {
+        check_copy(path)?
+    } else {
+        let has_log = log.is_some_and(|bytes| bytes > 0);
+        inspect(look_at(path, has_log || read_version != WAL_VERSION), path)?
+    };
+    match log {
+        Some(bytes) if report.is_new && bytes > CREATION_LOG_BYTES => {
+            refused(Problem::LogWithoutDatabase(bytes))
+        }
+        _ => Ok(report),
+    }
+}
+
+fn look_at(path: &Path, is_shared: bool) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | NO_MUTEX;
+    if is_shared {
+        Connection::open_with_flags(path, flags)
+    } else {
+        let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+        Connection::open_with_flags(immutable_uri(path), flags)
+    }
 }
 
 /// Checks a copy on which SQLite may finish what another program has left half done.
@@ -160,8 +184,7 @@ fn inspect(conn: rusqlite::Result<Connection>, path: &Path) -> Result<Report, St
             Schema::Unusable(problem) => return Ok(Err(vec![problem])),
             Schema::Usable => {}
         }
-        let rows = rows::read(&conn)?;
-        Ok(build(rows, notes))
+        Ok(build(rows::read(&conn)?, notes))
     });
     match verdict {
         Ok(Ok(report)) => Ok(report),
@@ -204,7 +227,8 @@ fn quick_check(conn: &Connection, notes: &mut Vec<Note>) -> rusqlite::Result<Vec
 }
 
 /// Values that do not fit their declaration are judged row by row later, or are in tables that do
-/// not matter; unused pages only waste space.
+/// not matter; unused pages only waste space. (On a read-only connection SQLite leaves the checks
+/// of the table out.)
 fn is_harmless(line: &str) -> bool {
     line.starts_with("CHECK constraint failed in ")
         || [" value in ", "never used"]
@@ -213,7 +237,8 @@ fn is_harmless(line: &str) -> bool {
         || line.starts_with("*** in database")
 }
 
-fn build(rows: rows::Rows, mut notes: Vec<Note>) -> Result<Report, Vec<Problem>> {
+/// Makes the tree of the rows, or says why they are none.
+pub(super) fn build(rows: rows::Rows, mut notes: Vec<Note>) -> Result<Report, Vec<Problem>> {
     let mut problems = rows.problems;
     let stored_root = rows.root;
     let mut root = stored_root.unwrap_or(Root {
@@ -225,7 +250,7 @@ fn build(rows: rows::Rows, mut notes: Vec<Note>) -> Result<Report, Vec<Problem>>
         notes.push(Note::NoVersion);
         root.version = 1;
     }
-    let (tree, issues) = match Tree::load(root, rows.entries) {
+    let (tree, issues) = match Tree::load(root, rows.entries.into_iter().map(Arc::new).collect()) {
         Ok(loaded) => loaded,
         Err(issues) => {
             let fatal = issues.into_iter().filter(is_refused);
@@ -256,7 +281,7 @@ pub(super) fn is_refused(issue: &LoadIssue) -> bool {
             && parent.0.cast_signed() < inode.0.cast_signed()
 }
 
-fn refuse(path: &Path, problems: Vec<Problem>) -> StoreError {
+pub(super) fn refuse(path: &Path, problems: Vec<Problem>) -> StoreError {
     let path = path.to_path_buf();
     Box::new(Refusal { path, problems }).into()
 }
@@ -272,6 +297,11 @@ fn size_of(path: &Path) -> Result<Option<u64>, StoreError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("look at", path)(error)),
     }
+}
+
+/// The path behind symbolic links: SQLite keeps its other files beside the real one.
+pub(super) fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// Path of a file that SQLite keeps beside the database.
@@ -301,8 +331,13 @@ fn immutable_uri(path: &Path) -> PathBuf {
 }
 
 const MAGIC: &[u8] = b"SQLite format 3\0";
-/// Enough for the magic and the journal mode.
-const HEADER_SIZE: usize = 100;
+/// Enough for the magic and the versions of the format.
+const HEADER_SIZE: usize = 20;
+/// Version of the format that uses a write-ahead log.
+const WAL_VERSION: u8 = 2;
+/// More than the creation of the table can leave in the log when it is interrupted. A log of this
+/// size has held data; without a table it is one that can not be read, and must not be lost.
+const CREATION_LOG_BYTES: u64 = 16 << 10;
 const NO_MUTEX: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX;
 /// How long another program may hold the file while it is checked.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);

@@ -187,7 +187,7 @@ fn hint(error: &rusqlite::Error) -> &'static str {
 pub enum Problem {
     /// Neither empty nor a regular SQLite file.
     NotADatabase(String),
-    /// The file is empty but its log is not.
+    /// There is no table, but a log that has held data; its size in bytes.
     LogWithoutDatabase(u64),
     /// Pages are damaged; SQLite's words.
     Damaged(String),
@@ -211,7 +211,8 @@ impl fmt::Display for Problem {
             Self::NotADatabase(why) => write!(f, "not a database: {why}"),
             Self::LogWithoutDatabase(bytes) => write!(
                 f,
-                "the file is empty, yet its write-ahead log (-wal) has {bytes} bytes"
+                "no table is in it, yet its write-ahead log (-wal) has {bytes} bytes that can not be \
+                 read"
             ),
             Self::Damaged(what) => write!(f, "damaged: {what}"),
             Self::Schema(what) => write!(f, "table tree: {what}"),
@@ -328,8 +329,8 @@ impl fmt::Display for Refusal {
         }
         write!(
             f,
-            "  - move these files away, restore a backup from {dir}/backup \
-             (zcat config-SECONDS.sql.gz | sqlite3 {path}), then start"
+            "  - move these files away, restore the newest backup from {dir}/backup (copy \
+             config-SECONDS.db to {path}, or zcat config-SECONDS.sql.gz | sqlite3 {path}), then start"
         )
     }
 }

@@ -4,7 +4,7 @@
 //! people and messages: the process id of the holder.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -13,11 +13,7 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
-    sys::stat::{major, minor},
-};
+use nix::sys::stat::{major, minor};
 use thiserror::Error;
 
 /// Why the lock was not taken.
@@ -51,10 +47,11 @@ fn by(holder: Option<u32>) -> String {
 
 /// The lock, held until this is dropped.
 ///
-/// A child process inherits it: it is released when the last of them is gone.
+/// A child process inherits it: it is released when the last of them is gone, and dropping this
+/// in one of them takes it from no other. (Hence nothing unlocks, files are only closed.)
 #[derive(Debug)]
 pub struct InstanceLock {
-    file: Flock<File>,
+    file: File,
     path: PathBuf,
 }
 
@@ -86,9 +83,10 @@ impl InstanceLock {
             .mode(0o600)
             .open(&path)
             .map_err(|source| io(&path, source))?;
-        let file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => file,
-            Err((file, Errno::EWOULDBLOCK)) => {
+        let file = match file.try_lock() {
+            Ok(()) => file,
+            Err(TryLockError::Error(source)) => return Err(io(&path, source)),
+            Err(TryLockError::WouldBlock) => {
                 waiting(holder(&path));
                 wait_for(file, patience)
                     .map_err(|source| io(&path, source))?
@@ -97,7 +95,6 @@ impl InstanceLock {
                         path: path.clone(),
                     })?
             }
-            Err((_, errno)) => return Err(io(&path, errno.into())),
         };
         let mut lock = Self { file, path };
         lock.record_pid()?;
@@ -126,17 +123,16 @@ impl InstanceLock {
 /// Waits for the lock in a thread that blocks on it, so that it is taken at once when it is free.
 ///
 /// A wait that was given up ends when the lock comes free, and gives it back at once.
-fn wait_for(file: File, patience: Duration) -> io::Result<Option<Flock<File>>> {
+fn wait_for(file: File, patience: Duration) -> io::Result<Option<File>> {
     let (sender, receiver) = sync_channel(0);
     thread::Builder::new()
         .name("instance-lock".into())
         .spawn(move || {
-            let mut file = file;
             let result = loop {
-                match Flock::lock(file, FlockArg::LockExclusive) {
-                    Err((again, Errno::EINTR)) => file = again,
-                    Err((_, errno)) => break Err(io::Error::from(errno)),
-                    Ok(lock) => break Ok(lock),
+                match file.lock() {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => break Err(error),
+                    Ok(()) => break Ok(file),
                 }
             };
             // Nobody waits any more if this fails: the lock is dropped with the message.

@@ -44,7 +44,7 @@ pub use keeper::Keeper;
 pub use lock::{InstanceLock, LockError};
 
 use crate::memdb::{Change, Content, Inode, LoadIssue, Op, Root, Stamp, Tree, TreeEntry};
-use check::sidecar;
+use check::{resolved, sidecar};
 use rows::KIND_FILE;
 use write::{Batch, RowWriter};
 
@@ -107,9 +107,9 @@ impl Store {
     /// # Errors
     /// As there.
     pub fn open_with(dir: &Path, now: u32, options: Options) -> Result<Opened, StoreError> {
-        let path = dir.join(DB_FILE);
+        let path = resolved(&dir.join(DB_FILE));
         let report = check(&path)?;
-        let is_created = ensure_file(&path)?;
+        ensure_file(&path)?;
         let conn = connect(&path, options).map_err(StoreError::sqlite("open", &path))?;
         configure(&conn, &path, report.is_new)?;
         let opened = begin(&conn, &report, now).map_err(StoreError::sqlite("open", &path))?;
@@ -118,8 +118,8 @@ impl Store {
         }
         let log = sidecar(&path, "-wal");
         let file = File::open(&log).map_err(StoreError::io("open", &log))?;
-        if is_created {
-            sync_dir(dir)?;
+        if report.is_new {
+            sync_dir(path.parent().unwrap_or(dir))?;
         }
         let store = Self {
             conn,
@@ -156,16 +156,25 @@ impl Store {
         self.transaction("write to", |writer, _| batch.write(writer).map(Ok))
     }
 
+    /// Reads the tree back from the rows as they are stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] if they make no tree, [`StoreError::Sqlite`].
+    pub fn reload(&self) -> Result<Tree, StoreError> {
+        let rows = rows::read(&self.conn).map_err(StoreError::sqlite("read", &self.path))?;
+        match check::build(rows, Vec::new()) {
+            Ok(report) => Ok(report.tree),
+            Err(problems) => Err(check::refuse(&self.path, problems)),
+        }
+    }
+
     /// Tries whether the database can be written: stores the version row once more as it is.
     ///
     /// # Errors
     /// [`StoreError::Sqlite`].
     pub fn probe(&mut self) -> Result<(), StoreError> {
         self.transaction("write to", |writer, _| {
-            writer
-                .conn
-                .execute("UPDATE tree SET mtime = mtime WHERE inode = 0", [])
-                .map(|_| Ok(()))
+            writer.conn.execute("UPDATE tree SET mtime = mtime WHERE inode = 0", []).map(|_| Ok(()))
         })
     }
 
@@ -211,7 +220,7 @@ impl Store {
     /// Makes everything that was committed survive a loss of power.
     ///
     /// # Errors
-    /// [`StoreError::Io`] when the disk does not take it.
+    /// As [`Syncer::sync`].
     pub fn sync(&self) -> Result<(), StoreError> {
         self.syncer.sync()
     }
@@ -284,7 +293,8 @@ impl Syncer {
     /// before it uses the log anew.
     ///
     /// # Errors
-    /// [`StoreError::Io`] when the disk does not take it.
+    /// [`StoreError::Io`] when the disk does not take it. What was not yet durable may be lost
+    /// with the next crash, even if a later call succeeds.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.log
             .sync_data()
@@ -293,14 +303,14 @@ impl Syncer {
 }
 
 /// Creates the database file if it is missing, and makes it and its log private.
-fn ensure_file(path: &Path) -> Result<bool, StoreError> {
+fn ensure_file(path: &Path) -> Result<(), StoreError> {
     let created = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(FILE_MODE)
         .open(path);
     match created {
-        Ok(_) => return Ok(true),
+        Ok(_) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(StoreError::io("create", path)(error)),
     }
@@ -314,7 +324,7 @@ fn ensure_file(path: &Path) -> Result<bool, StoreError> {
             _ => {}
         }
     }
-    Ok(false)
+    Ok(())
 }
 
 fn connect(path: &Path, options: Options) -> rusqlite::Result<Connection> {

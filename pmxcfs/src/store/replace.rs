@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
+use rusqlite::Connection;
 
 use super::{
     Store, StoreError,
     check::is_refused,
     error::{Problem, Refusal},
-    rows::{self, KIND_DIRECTORY, Rows},
+    rows::{self, Decoded, KIND_DIRECTORY},
     write::RowWriter,
 };
 use crate::memdb::{Tree, TreeEntry};
@@ -26,17 +27,14 @@ impl Store {
     pub fn replace(&mut self, old: &Tree, new: &Tree) -> Result<(), StoreError> {
         self.transaction("replace the content of", |writer, path| {
             write_difference(writer, old, new)?;
-            let mut rows = rows::read(writer.conn)?;
-            if let Some(detail) = first_difference(&rows, new) {
+            if let Some(detail) = first_difference(writer.conn, new)? {
                 tracing::warn!(%detail, "stored rows are not what they should be, writing all");
                 write_all(writer, new)?;
-                rows = rows::read(writer.conn)?;
             }
-            if let Some(detail) = first_difference(&rows, new) {
+            if let Some(detail) = first_difference(writer.conn, new)? {
                 let path = path.to_path_buf();
                 return Ok(Err(StoreError::Mismatch { path, detail }));
             }
-            drop(rows);
             let path = path.to_path_buf();
             Ok(loads(new).map_err(|problems| Box::new(Refusal { path, problems }).into()))
         })
@@ -66,30 +64,47 @@ fn write_all(writer: &mut RowWriter<'_>, new: &Tree) -> rusqlite::Result<()> {
 }
 
 /// Compares the rows with the tree; equal ones have equal digests.
-fn first_difference(rows: &Rows, new: &Tree) -> Option<String> {
-    if let Some(problem) = rows.problems.first() {
-        return Some(problem.to_string());
-    }
-    if rows.root != Some(new.root()) {
-        return Some(format!("version row {:?}, not {:?}", rows.root, new.root()));
-    }
-    for entry in &rows.entries {
-        match new.get(entry.inode) {
-            None => return Some(format!("inode {} should not exist", entry.inode)),
-            Some(wanted) if **wanted != *entry => {
-                return Some(format!("inode {} differs", entry.inode));
+fn first_difference(conn: &Connection, new: &Tree) -> rusqlite::Result<Option<String>> {
+    let mut difference = None;
+    let mut root = None;
+    let mut count = 0;
+    rows::scan(conn, |row| {
+        let found = match row {
+            Err(problem) => Some(problem.to_string()),
+            Ok(Decoded::Root(stored)) => {
+                root = Some(stored);
+                None
             }
-            Some(_) => {}
+            Ok(Decoded::Entry(entry)) => {
+                count += 1;
+                entry_difference(&entry, new)
+            }
+        };
+        if difference.is_none() {
+            difference = found;
         }
+    })?;
+    if root != Some(new.root()) {
+        let differs = || format!("version row {root:?}, not {:?}", new.root());
+        return Ok(Some(difference.unwrap_or_else(differs)));
     }
     // No key occurs twice, so equal counts mean that none is missing.
-    let (stored, wanted) = (rows.entries.len(), new.entries().len());
-    (stored != wanted).then(|| format!("{stored} entries, not {wanted}"))
+    let wanted = new.entries().len();
+    let is_short = (count != wanted).then(|| format!("{count} entries, not {wanted}"));
+    Ok(difference.or(is_short))
+}
+
+fn entry_difference(entry: &TreeEntry, new: &Tree) -> Option<String> {
+    match new.get(entry.inode) {
+        None => Some(format!("inode {} should not exist", entry.inode)),
+        Some(wanted) if **wanted != *entry => Some(format!("inode {} differs", entry.inode)),
+        Some(_) => None,
+    }
 }
 
 /// Whether the tree loads at the next start.
 fn loads(new: &Tree) -> Result<(), Vec<Problem>> {
-    let entries = new.entries().values().map(shared_copy).collect();
+    let entries = new.entries().values().map(Arc::clone).collect();
     let issues = match Tree::load(new.root(), entries) {
         Ok((_, issues)) | Err(issues) => issues,
     };
@@ -105,7 +120,3 @@ fn loads(new: &Tree) -> Result<(), Vec<Problem>> {
     }
 }
 
-/// The same entry, its data shared.
-fn shared_copy(entry: &Arc<TreeEntry>) -> TreeEntry {
-    entry.restamped(entry.version, entry.writer, entry.mtime)
-}

@@ -32,17 +32,26 @@ pub(super) type HollowSizes = BTreeMap<(Inode, u64), u32>;
 /// Reads all rows, by ascending key.
 pub(super) fn read(conn: &Connection) -> rusqlite::Result<Rows> {
     let mut rows = Rows::default();
+    scan(conn, |row| match row {
+        Ok(Decoded::Root(root)) => rows.root = Some(root),
+        Ok(Decoded::Entry(entry)) => rows.entries.push(entry),
+        Err(problem) => rows.problems.push(problem),
+    })?;
+    Ok(rows)
+}
+
+/// Calls `each` for all rows, by ascending key, one in memory at a time.
+pub(super) fn scan(
+    conn: &Connection,
+    mut each: impl FnMut(Result<Decoded, Problem>),
+) -> rusqlite::Result<()> {
     let hollow = read_hollow(conn)?;
     let mut statement = conn.prepare(SELECT_ALL)?;
     let mut cursor = statement.query([])?;
     while let Some(row) = cursor.next()? {
-        match decode(row, &hollow)? {
-            Ok(Decoded::Root(root)) => rows.root = Some(root),
-            Ok(Decoded::Entry(entry)) => rows.entries.push(entry),
-            Err(problem) => rows.problems.push(problem),
-        }
+        each(decode(row, &hollow)?);
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// Reads the version row; [`rusqlite::Error::QueryReturnedNoRows`] if there is none.
@@ -77,8 +86,12 @@ fn read_hollow(conn: &Connection) -> rusqlite::Result<HollowSizes> {
     Ok(sizes)
 }
 
-enum Decoded {
+/// What a row says.
+#[derive(Debug)]
+pub(super) enum Decoded {
+    /// State of the whole tree.
     Root(Root),
+    /// Any other.
     Entry(TreeEntry),
 }
 
