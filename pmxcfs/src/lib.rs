@@ -5,4 +5,5 @@
 //! [`memdb`] (applies them), `store` (keeps them). Reads stop at [`memdb`].
 
 pub mod dcdb;
+pub mod fs;
 pub mod memdb;
