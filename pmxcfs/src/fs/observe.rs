@@ -10,7 +10,7 @@ use super::{
     open::{Gone, OpenFile},
 };
 use crate::{
-    dcdb::{Observer, Published, Step},
+    dcdb::{Applied, Observer, Step},
     memdb::{Change, Content, Inode, Name, Tree, TreeEntry},
 };
 
@@ -41,8 +41,8 @@ impl Observer for Fs {
 }
 
 impl Fs {
-    fn follow(&self, before: &mut Before<'_>, published: &Published) {
-        let Published { change, own } = published;
+    fn follow(&self, before: &mut Before<'_>, published: &Applied) {
+        let Applied { change, own } = published;
         if let Some(entry) = &change.upsert
             && let Some(open) = self.open.of(entry.inode)
         {

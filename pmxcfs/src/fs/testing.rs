@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::StatusSource;
 use crate::{
-    dcdb::{Backend, Observer, ProposeError, Published, Step},
+    dcdb::{Applied, Backend, Observer, ProposeError, Step},
     memdb::{Op, OpError, Stamp, Tree},
 };
 
@@ -165,7 +165,7 @@ impl MemBackend {
         let outcome = working.apply(op, stamp);
         if let Some(change) = outcome.change {
             let (old, new) = self.swap(&working);
-            let published = [Published { change, own }];
+            let published = [Applied { change, own }];
             for observer in self.observers() {
                 observer.published(&old, &new, Step::Changes(&published));
             }
