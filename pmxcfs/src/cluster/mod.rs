@@ -2,8 +2,8 @@
 //!
 //! | thread | does |
 //! |---|---|
-//! | cluster | waits for group messaging, feeds both state machines, sends what they want sent |
-//! | disk | stores, publishes, answers callers, keeps the host's `corosync.conf` up to date |
+//! | cluster | waits for group messaging, feeds both state machines, sends what they want sent, stores, publishes, answers callers |
+//! | disk | stores what would make the cluster thread wait |
 //! | callers | propose: check, send, wait for their answer |
 //!
 //! | lock | guards | held |

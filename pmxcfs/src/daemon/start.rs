@@ -110,16 +110,7 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
     let end = signals
         .wait(unmounted.as_fd())
         .context("unable to wait for signals")?;
-    notify(&[sd_notify::NotifyState::Stopping]);
-    let flag = cli.runtime_dir.join(RESTART_FLAG);
-    if let Err(error) = write_restart_flag(&flag, gid) {
-        tracing::warn!("unable to create '{}': {error}", flag.display());
-    }
-    tracing::info!("teardown filesystem");
-    database.refuse();
-    session.unmount();
-    database.stop();
-    remove_if_there(&cli.pid_path())?;
+    stop(cli, gid, session, &database)?;
     drop(lock);
     match end {
         End::Signal(signal) => {
@@ -131,6 +122,20 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
             cli.mountpoint.display()
         ),
     }
+}
+
+/// Ends what was started, in an order in which nobody waits for what is gone.
+fn stop(cli: &Cli, gid: Gid, session: fuse::Session, database: &Database) -> Result<()> {
+    notify(&[sd_notify::NotifyState::Stopping]);
+    let flag = cli.runtime_dir.join(RESTART_FLAG);
+    if let Err(error) = write_restart_flag(&flag, gid) {
+        tracing::warn!("unable to create '{}': {error}", flag.display());
+    }
+    tracing::info!("teardown filesystem");
+    database.refuse();
+    session.unmount();
+    database.stop();
+    remove_if_there(&cli.pid_path())
 }
 
 fn resolve(cli: &Cli, name: &str) -> Result<Option<String>> {

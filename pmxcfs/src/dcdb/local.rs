@@ -236,6 +236,7 @@ impl fmt::Debug for LocalDb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dcdb::Patience;
 
     /// A disk that can be full, and counts its transactions.
     #[derive(Default)]
@@ -248,6 +249,8 @@ mod tests {
     struct Shared(Arc<Mutex<Memory>>);
 
     impl Storage for Shared {
+        fn set_patience(&mut self, _: Patience) {}
+
         fn commit(&mut self, changes: &[Change]) -> Result<(), StorageError> {
             let mut memory = LocalDb::lock(&self.0);
             if memory.room.is_some_and(|room| changes.len() > room) {
