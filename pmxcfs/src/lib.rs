@@ -10,6 +10,8 @@ pub mod confwatch;
 pub mod daemon;
 pub mod dcdb;
 pub mod dfsm;
+pub mod fs;
+pub mod fuse;
 pub mod group;
 pub mod memdb;
 pub mod status;

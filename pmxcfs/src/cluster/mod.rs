@@ -212,11 +212,16 @@ impl ClusterDb {
         self.shared.reload_corosync();
     }
 
-    /// Leaves the groups and stores what is left; waits for both.
-    pub fn stop(&self) {
+    /// Refuses changes from now on, and answers the callers that wait for theirs.
+    pub fn refuse(&self) {
         self.shared.lock_core().stopping = true;
         self.shared.refresh_writable();
         self.shared.wake();
+    }
+
+    /// Leaves the groups and stores what is left; waits for both.
+    pub fn stop(&self) {
+        self.refuse();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for (at, thread) in threads.into_iter().enumerate() {

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, DirBuilder, OpenOptions, Permissions},
     io::{self, Write as _},
+    os::fd::AsFd as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, chown},
     path::Path,
     sync::Arc,
@@ -12,7 +13,10 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use nix::{
-    sys::stat::{Mode, umask},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        stat::{Mode, umask},
+    },
     unistd::{Gid, geteuid},
 };
 
@@ -81,10 +85,19 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
     database.observe(Arc::clone(&file_system) as Arc<dyn Observer>);
     fuse::clear_stale_mount(&cli.mountpoint)?;
     let config = MountConfig {
-        mountpoint: cli.mountpoint.clone(),
         threads: cli.threads.into(),
+        ..MountConfig::new(&cli.mountpoint)
     };
-    let session = fuse::mount(&config, file_system)
+    let unmounted = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+    let on_loss = {
+        let unmounted = Arc::clone(&unmounted);
+        move || {
+            if let Err(error) = unmounted.write(1) {
+                tracing::error!("unable to note that the mount is gone: {error}");
+            }
+        }
+    };
+    let session = fuse::mount(&config, file_system, on_loss)
         .with_context(|| format!("unable to mount '{}'", cli.mountpoint.display()))?;
     remove_if_there(&cli.runtime_dir.join(RESTART_FLAG))?;
     write_pid(&cli.pid_path())?;
@@ -95,7 +108,7 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
     tracing::info!("serving '{}'", cli.mountpoint.display());
 
     let end = signals
-        .wait(session.ended())
+        .wait(unmounted.as_fd())
         .context("unable to wait for signals")?;
     notify(&[sd_notify::NotifyState::Stopping]);
     let flag = cli.runtime_dir.join(RESTART_FLAG);
@@ -103,6 +116,7 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
         tracing::warn!("unable to create '{}': {error}", flag.display());
     }
     tracing::info!("teardown filesystem");
+    database.refuse();
     session.unmount();
     database.stop();
     remove_if_there(&cli.pid_path())?;
@@ -173,7 +187,7 @@ fn open_database(cli: &Cli) -> Result<(Keeper, Tree)> {
         tracing::warn!("database: {note}");
     }
     match fs::read(&cli.corosync_conf) {
-        Ok(content) if opened.fresh && !cli.local => {
+        Ok(content) if is_empty(&tree) && !cli.local => {
             let now = clock::unix_seconds_u32();
             store
                 .import_conf(&mut tree, &Bytes::from(content), now)
@@ -191,6 +205,11 @@ fn open_database(cli: &Cli) -> Result<(Keeper, Tree)> {
         Err(error) => tracing::warn!("unable to read '{}': {error}", cli.corosync_conf.display()),
     }
     Ok((Keeper::new(store, cli.database_dir.join("backup")), tree))
+}
+
+/// Whether nothing was ever stored, also when the first start was cut short.
+fn is_empty(tree: &Tree) -> bool {
+    tree.root().version == 1 && tree.entries().is_empty()
 }
 
 fn conf_of(tree: &Tree) -> Option<Bytes> {
@@ -254,6 +273,13 @@ impl Database {
         match self {
             Self::Local(database) => database.observe(observer),
             Self::Cluster(database) => database.observe(observer),
+        }
+    }
+
+    /// Answers the callers that wait for other nodes, and refuses new changes.
+    fn refuse(&self) {
+        if let Self::Cluster(database) = self {
+            database.refuse();
         }
     }
 

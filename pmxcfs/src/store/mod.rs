@@ -174,7 +174,10 @@ impl Store {
     /// [`StoreError::Sqlite`].
     pub fn probe(&mut self) -> Result<(), StoreError> {
         self.transaction("write to", |writer, _| {
-            writer.conn.execute("UPDATE tree SET mtime = mtime WHERE inode = 0", []).map(|_| Ok(()))
+            writer
+                .conn
+                .execute("UPDATE tree SET mtime = mtime WHERE inode = 0", [])
+                .map(|_| Ok(()))
         })
     }
 

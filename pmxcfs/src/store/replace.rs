@@ -119,4 +119,3 @@ fn loads(new: &Tree) -> Result<(), Vec<Problem>> {
         Err(problems)
     }
 }
-
