@@ -335,7 +335,14 @@ impl Filesystem for Adapter {
         if descriptors::remains(&probe, req.pid()) {
             return reply.ok();
         }
-        self.change(reply, move |fs| fs.flush(fh.0));
+        let call = self.blocking.call();
+        let answer = move |result| {
+            reply_empty(reply, result);
+            drop(call);
+        };
+        if let Err(answer) = self.fs.flush_then(fh.0, Box::new(answer)) {
+            self.waiting(move |fs| answer(fs.flush(fh.0)));
+        }
     }
 
     fn release(

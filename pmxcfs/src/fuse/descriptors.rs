@@ -8,11 +8,7 @@
 //! A wrong "remains" only delays the operation until the kernel drops the file, right after. A
 //! wrong "none remains" publishes early, which is what closing means to most file systems.
 
-use std::{
-    fs,
-    os::unix::ffi::{OsStrExt, OsStringExt},
-    path::Path,
-};
+use std::{fs, os::unix::ffi::OsStringExt, path::Path};
 
 use crate::fs::FlushProbe;
 
