@@ -6,4 +6,5 @@
 
 pub mod dcdb;
 pub mod fs;
+pub mod fuse;
 pub mod memdb;

@@ -1,6 +1,11 @@
 //! Making, moving and removing entries: each is one operation, replicated at once, since it may
 //! decide a race between nodes. All of these wait.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use super::{
     Attr, Fs, FsError, Stale, ino_of,
     names::{Found, check_name, directory, find, path_in},
@@ -68,6 +73,10 @@ impl Fs {
             }
             _ => {}
         }
+        let _changing = [
+            self.changing.enter(ino_of(dir)),
+            self.changing.enter(ino_of(new_dir)),
+        ];
         let from = path_in(&tree, dir, name)?;
         let to = path_in(&tree, new_dir, new_name)?;
         let mode_changes = entry.is_dir() || file_mode(&from, true) != file_mode(&to, true);
@@ -100,6 +109,7 @@ impl Fs {
         if find(&tree, parent, name).is_some() {
             return Err(FsError::Exists);
         }
+        let _changing = self.changing.enter(dir);
         self.backend.propose(op(path_in(&tree, parent, name)?))?;
         self.lookup(dir, name)?.ok_or(FsError::NotFound)
     }
@@ -117,8 +127,44 @@ impl Fs {
                 _ => {}
             },
         }
+        let _changing = self.changing.enter(ino_of(dir));
         let path = path_in(&tree, dir, name)?;
         self.backend.propose(Op::Delete { path })?;
         Ok(())
+    }
+}
+
+/// Directories in which changes of this node are under way.
+#[derive(Debug, Default)]
+pub(super) struct Changing(Mutex<BTreeMap<u64, usize>>);
+
+impl Changing {
+    /// Counts a change until the result is dropped.
+    pub(super) fn enter(&self, dir: u64) -> ChangingGuard<'_> {
+        *self.lock().entry(dir).or_default() += 1;
+        ChangingGuard(self, dir)
+    }
+
+    pub(super) fn contains(&self, dir: u64) -> bool {
+        self.lock().contains_key(&dir)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A change under way.
+pub(super) struct ChangingGuard<'a>(&'a Changing, u64);
+
+impl Drop for ChangingGuard<'_> {
+    fn drop(&mut self) {
+        let mut changing = self.0.lock();
+        if let Some(count) = changing.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                changing.remove(&self.1);
+            }
+        }
     }
 }

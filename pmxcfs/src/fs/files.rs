@@ -96,6 +96,7 @@ impl Fs {
         let parent = directory(&tree, dir)?;
         if find(&tree, parent, name).is_none() {
             let path = path_in(&tree, parent, name)?;
+            let _changing = self.changing.enter(dir);
             match self.backend.propose(Op::Create { path }) {
                 Ok(_) => {}
                 // Another node was first. A guest id in use is another error.

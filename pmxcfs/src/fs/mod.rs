@@ -71,6 +71,7 @@ pub struct Fs {
     clock: fn() -> u32,
     open: open::OpenFiles,
     notes: Arc<Notes>,
+    changing: change::Changing,
 }
 
 impl fmt::Debug for Fs {
@@ -104,6 +105,7 @@ impl Fs {
             clock: config.clock,
             open: open::OpenFiles::default(),
             notes: Arc::new(Notes::default()),
+            changing: change::Changing::default(),
         }
     }
 
@@ -117,6 +119,13 @@ impl Fs {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Tree> {
         self.backend.snapshot()
+    }
+
+    /// Whether a change of this node is under way in a directory, by the number that the kernel
+    /// knows, so that the kernel holds its lock.
+    #[must_use]
+    pub fn is_changing(&self, dir: u64) -> bool {
+        self.changing.contains(dir)
     }
 
     fn is_writable(&self) -> bool {
