@@ -31,8 +31,6 @@ pub struct FlushProbe {
     pub pids: Vec<u32>,
     /// Other handles whose descriptors look the same.
     pub others: usize,
-    /// Last component of its path.
-    pub name: Bytes,
     /// Whether publishing now would leave an empty file, so that a closer look pays.
     pub emptied: bool,
 }
@@ -68,7 +66,6 @@ impl Fs {
             flags: file.flags,
             pids,
             others: state.others_like(handle, file.flags),
-            name: Bytes::copy_from_slice(&state.entry.name),
             emptied: edits.pending.is_emptied(),
         }))
     }
