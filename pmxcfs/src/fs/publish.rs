@@ -28,8 +28,6 @@ pub struct FlushProbe {
     pub pids: Vec<u32>,
     /// Other handles whose descriptors look the same.
     pub others: usize,
-    /// Last component of its path.
-    pub name: Bytes,
     /// Whether publishing now would leave an empty file, so that a closer look pays.
     pub emptied: bool,
 }
@@ -65,7 +63,6 @@ impl Fs {
             flags: file.flags,
             pids,
             others: state.others_like(handle, file.flags),
-            name: Bytes::copy_from_slice(&state.entry.name),
             emptied: edits.pending.is_emptied(),
         }))
     }
@@ -119,7 +116,7 @@ impl Fs {
         }
         let _alone = handle.file.lock_publish();
         let mut result = self.begin(handle).and_then(|begun| match begun {
-            Some(session) => self.submit(handle, &session),
+            Some((session, mtime)) => self.submit(handle, &session, mtime),
             None => Ok(()),
         });
         if result.is_err() && handle.file.state().gone == Some(Gone::Here) {
@@ -131,7 +128,7 @@ impl Fs {
     }
 
     /// Takes the edits that are to be published; `None` if there is nothing left to do.
-    fn begin(&self, handle: &FileHandle) -> Result<Option<Session>, FsError> {
+    fn begin(&self, handle: &FileHandle) -> Result<Option<(Session, Option<u32>)>, FsError> {
         let mut state = handle.file.state();
         let gone = state.gone;
         let Some(edits) = state.edits.get_mut(&handle.id) else {
@@ -145,15 +142,21 @@ impl Fs {
             edits.pending = Session::default();
             return Err(error);
         }
+        let mtime = edits.mtime;
         let session = std::mem::take(&mut edits.pending);
         edits.publishing = Some(session.clone());
         if gone == Some(Gone::Elsewhere) {
             return Err(FsError::Removed);
         }
-        Ok(Some(session))
+        Ok(Some((session, mtime)))
     }
 
-    fn submit(&self, handle: &FileHandle, session: &Session) -> Result<(), FsError> {
+    fn submit(
+        &self,
+        handle: &FileHandle,
+        session: &Session,
+        mtime: Option<u32>,
+    ) -> Result<(), FsError> {
         let inode = handle.file.inode;
         let mut last_path = None;
         for _ in 0..RENAME_RETRIES {
@@ -166,16 +169,30 @@ impl Fs {
             if last_path.as_ref() == Some(&path) {
                 break;
             }
-            let Some(op) = op_of(session, path.clone(), &entry) else {
-                return Ok(());
+            let result = match session.to_op(path.clone(), &entry.data()) {
+                Some(op) => self.backend.propose(op),
+                None => Ok(0),
             };
-            match self.backend.propose(op) {
-                Ok(_) => return Ok(()),
+            let result = result.and_then(|_| self.restore_mtime(path.clone(), mtime));
+            match result {
+                Ok(()) => return Ok(()),
                 Err(ProposeError::Op(OpError::NotFound)) => last_path = Some(path),
                 Err(error) => return Err(error.into()),
             }
         }
         Err(FsError::Removed)
+    }
+
+    /// Sets the time that was set on the file before its edits were published.
+    fn restore_mtime(&self, path: Bytes, mtime: Option<u32>) -> Result<(), ProposeError> {
+        let Some(mtime) = mtime else {
+            return Ok(());
+        };
+        let tree = self.snapshot();
+        if tree.find(&path).is_some_and(|entry| entry.mtime != mtime) {
+            self.backend.propose(Op::Mtime { path, mtime })?;
+        }
+        Ok(())
     }
 
     /// Ends a publication: its edits are applied or dropped, or pending again.
@@ -215,10 +232,6 @@ fn keep_to_itself(state: &mut State) {
         Arc::clone(&entry.name),
         Content::File(Bytes::from(view)),
     ));
-}
-
-fn op_of(session: &Session, path: Bytes, entry: &TreeEntry) -> Option<Op> {
-    session.to_op(path, &entry.data())
 }
 
 fn tree_len(tree: &crate::memdb::Tree, handle: &FileHandle) -> usize {
