@@ -49,8 +49,8 @@ fn git_commits() {
 fn editors_replace_files_and_keep_backups() {
     script(
         "echo one > f; echo one > g
-         vim -u NONE -es -c 'set backup backupcopy=no' -c '%s/one/two/' -c wq f
-         vim -u NONE -es -c 'set backup backupcopy=yes' -c '%s/one/two/' -c wq g
+         vim -u NONE -N -i NONE -n -es -c 'set backup backupskip= backupcopy=no' -c '%s/one/two/' -c wq f </dev/null
+         vim -u NONE -N -i NONE -n -es -c 'set backup backupskip= backupcopy=yes' -c '%s/one/two/' -c wq g </dev/null
          sed -i.orig s/two/three/ f",
         &[
             ("f", "three\n"),

@@ -46,6 +46,8 @@ pub(super) struct Edits {
     pub(super) last_write: u64,
     /// A write that did not fit: the file is not published without it.
     pub(super) failed: Option<FsError>,
+    /// Time that was set after the last write, to be kept when the edits are published.
+    pub(super) mtime: Option<u32>,
     /// Last process that wrote.
     pub(super) writer_pid: u32,
 }
@@ -93,7 +95,22 @@ impl State {
         let view = self.view.get_or_insert_with(|| self.entry.data().to_vec());
         let edits = self.edits.entry(handle).or_default();
         edits.last_write = self.writes;
+        edits.mtime = None;
         (edits, view)
+    }
+
+    /// Keeps a time that is set on a file with edits, which would get another when they are
+    /// published; false if it has none. `handle` is the one it was set through, if known.
+    pub(super) fn keep_mtime(&mut self, handle: Option<u64>, mtime: u32) -> bool {
+        let last = self.edits.iter().max_by_key(|(_, edits)| edits.last_write);
+        let last = last.map(|(id, _)| *id);
+        let handle = handle.filter(|id| self.edits.contains_key(id)).or(last);
+        let Some(edits) = handle.and_then(|id| self.edits.get_mut(&id)) else {
+            return false;
+        };
+        edits.mtime = Some(mtime);
+        self.mtime = mtime;
+        true
     }
 
     /// Computes the view anew after the base or the edits changed.

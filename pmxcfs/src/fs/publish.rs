@@ -145,7 +145,7 @@ impl Fs {
             done,
         };
         match begun {
-            Ok(Some(session)) => flush.submit(session, None, RENAME_RETRIES),
+            Ok(Some((session, mtime))) => flush.submit(session, mtime, None, RENAME_RETRIES),
             Ok(None) => flush.end(Ok(())),
             Err(error) => flush.end(Err(error)),
         }
@@ -158,7 +158,7 @@ impl Fs {
         }
         let _alone = handle.file.begin_publication();
         let result = self.begin(handle).and_then(|begun| match begun {
-            Some(session) => self.submit(handle, &session),
+            Some((session, mtime)) => self.submit(handle, &session, mtime),
             None => Ok(()),
         });
         self.conclude(handle, result, on_failure)
@@ -179,7 +179,7 @@ impl Fs {
     }
 
     /// Takes the edits that are to be published; `None` if there is nothing left to do.
-    fn begin(&self, handle: &FileHandle) -> Result<Option<Session>, FsError> {
+    fn begin(&self, handle: &FileHandle) -> Result<Option<(Session, Option<u32>)>, FsError> {
         let mut state = handle.file.state();
         let gone = state.gone;
         let Some(edits) = state.edits.get_mut(&handle.id) else {
@@ -193,22 +193,33 @@ impl Fs {
             edits.pending = Session::default();
             return Err(error);
         }
+        let mtime = edits.mtime;
         let session = std::mem::take(&mut edits.pending);
         edits.publishing = Some(session.clone());
         if gone == Some(Gone::Elsewhere) {
             return Err(FsError::Removed);
         }
-        Ok(Some(session))
+        Ok(Some((session, mtime)))
     }
 
-    fn submit(&self, handle: &FileHandle, session: &Session) -> Result<(), FsError> {
+    fn submit(
+        &self,
+        handle: &FileHandle,
+        session: &Session,
+        mtime: Option<u32>,
+    ) -> Result<(), FsError> {
         let mut last_path = None;
         for _ in 0..RENAME_RETRIES {
             let (path, op) = match self.next_op(handle, session, last_path.as_ref()) {
                 ControlFlow::Continue(next) => next,
                 ControlFlow::Break(result) => return result,
             };
-            match self.backend.propose(op) {
+            let result = op.map_or(Ok(0), |op| self.backend.propose(op));
+            let time = |_| match self.time_op(&path, mtime) {
+                Some(op) => self.backend.propose(op),
+                None => Ok(0),
+            };
+            match result.and_then(time) {
                 Ok(_) => return Ok(()),
                 Err(ProposeError::Op(OpError::NotFound)) => last_path = Some(path),
                 Err(error) => return Err(error.into()),
@@ -217,14 +228,14 @@ impl Fs {
         Err(FsError::Removed)
     }
 
-    /// The operation to propose and its path, or what to answer without one. `last_path` is where
+    /// The path and the operation to propose, if there is one, or what to answer. `last_path` is where
     /// the file was not found a moment ago.
     fn next_op(
         &self,
         handle: &FileHandle,
         session: &Session,
         last_path: Option<&Bytes>,
-    ) -> ControlFlow<Result<(), FsError>, (Bytes, Op)> {
+    ) -> ControlFlow<Result<(), FsError>, (Bytes, Option<Op>)> {
         let Some((path, entry)) = self.live_entry(handle.file.inode) else {
             return ControlFlow::Break(match handle.file.settled().gone {
                 Some(Gone::Here) => Ok(()),
@@ -234,10 +245,19 @@ impl Fs {
         if last_path == Some(&path) {
             return ControlFlow::Break(Err(FsError::Removed));
         }
-        match op_of(session, path.clone(), &entry) {
-            Some(op) => ControlFlow::Continue((path, op)),
-            None => ControlFlow::Break(Ok(())),
-        }
+        let op = session.to_op(path.clone(), &entry.data());
+        ControlFlow::Continue((path, op))
+    }
+
+    /// Sets the time that was set on the file before its edits were published.
+    fn time_op(&self, path: &Bytes, mtime: Option<u32>) -> Option<Op> {
+        let mtime = mtime?;
+        let tree = self.snapshot();
+        let differs = tree.find(path).is_some_and(|entry| entry.mtime != mtime);
+        differs.then(|| Op::Mtime {
+            path: path.clone(),
+            mtime,
+        })
     }
 
     /// Ends a publication: its edits are applied or dropped, or pending again.
@@ -270,22 +290,35 @@ struct Flush {
 }
 
 impl Flush {
-    fn submit(self, session: Session, last_path: Option<Bytes>, tries: usize) {
-        let next = match self.fs.next_op(&self.handle, &session, last_path.as_ref()) {
+    fn submit(self, session: Session, mtime: Option<u32>, last_path: Option<Bytes>, tries: usize) {
+        let (path, op) = match self.fs.next_op(&self.handle, &session, last_path.as_ref()) {
             ControlFlow::Continue(next) if tries > 0 => next,
             ControlFlow::Continue(_) => return self.end(Err(FsError::Removed)),
             ControlFlow::Break(result) => return self.end(result),
         };
-        let (path, op) = next;
         let backend = Arc::clone(&self.fs.backend);
         let answer = move |result| match result {
-            Ok(_) => self.end(Ok(())),
+            Ok(_) => self.set_time(&path, mtime),
             Err(ProposeError::Op(OpError::NotFound)) => {
-                self.submit(session, Some(path), tries - 1);
+                self.submit(session, mtime, Some(path), tries - 1);
             }
             Err(error) => self.end(Err(error.into())),
         };
-        backend.submit(op, Box::new(answer));
+        match op {
+            Some(op) => backend.submit(op, Box::new(answer)),
+            None => answer(Ok(0)),
+        }
+    }
+
+    fn set_time(self, path: &Bytes, mtime: Option<u32>) {
+        let backend = Arc::clone(&self.fs.backend);
+        match self.fs.time_op(path, mtime) {
+            Some(op) => backend.submit(
+                op,
+                Box::new(move |result| self.end(result.map(|_| ()).map_err(FsError::from))),
+            ),
+            None => self.end(Ok(())),
+        }
     }
 
     fn end(self, result: Result<(), FsError>) {
@@ -311,10 +344,6 @@ fn keep_to_itself(state: &mut State) {
         Arc::clone(&entry.name),
         Content::File(Bytes::from(view)),
     ));
-}
-
-fn op_of(session: &Session, path: Bytes, entry: &TreeEntry) -> Option<Op> {
-    session.to_op(path, &entry.data())
 }
 
 fn tree_len(tree: &crate::memdb::Tree, handle: &FileHandle) -> usize {

@@ -114,6 +114,14 @@ impl MemBackend {
         assert!(result.is_ok(), "{op:?}: {result:?}");
     }
 
+    /// A change of another node, which the tree may refuse.
+    ///
+    /// # Errors
+    /// Why the tree refused it.
+    pub fn try_remote(&self, op: &Op) -> Result<u32, ProposeError> {
+        self.apply(op, false)
+    }
+
     /// Content of a file that another node writes, made if it does not exist.
     pub fn remote_write(&self, path: &str, data: &[u8]) {
         let path = Bytes::from(path.to_owned());

@@ -1,16 +1,16 @@
 //! A file system on a real mount, over a backend in memory. Needs root and `/dev/fuse`.
 
 #![allow(
-    clippy::unwrap_used,
     dead_code,
-    reason = "each test program uses its own part of these helpers, which fail as tests do"
+    clippy::unwrap_used,
+    reason = "helpers of tests, of which each test program uses its own part"
 )]
 
 use std::{
     fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -104,11 +104,12 @@ impl Mounted {
         Command::new("bash")
             .args(["-c", script])
             .current_dir(self.root())
+            .stdin(Stdio::null())
             .output()
             .unwrap()
     }
 
-    /// Whether no published state of a file was ever empty after the first content.
+    /// What own operations wrote to a file since the log was taken last.
     pub fn writes_of(&self, name: &str) -> Vec<Bytes> {
         let log = self.backend.take_log();
         let writes = log.into_iter().filter_map(|op| match op {
