@@ -1,0 +1,100 @@
+//! Runs simulated histories. See the module `tests::sim`.
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use clap::Parser;
+use pmxcfs::clock;
+use tests::sim::{self, Report};
+
+/// Simulates clusters, one history a seed.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// The history to run; a fresh one if neither this nor a number of histories is given.
+    seed: Option<u64>,
+    /// Number of histories.
+    #[arg(long)]
+    histories: Option<u64>,
+    /// First seed.
+    #[arg(long)]
+    from: Option<u64>,
+    /// Go on for that long.
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Histories at the same time.
+    #[arg(long, default_value_t = 2)]
+    threads: u32,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let first = arguments
+        .seed
+        .or(arguments.from)
+        .unwrap_or_else(|| clock::unix_seconds() * 1000);
+    println!("first seed {first}");
+    let one = arguments.histories.is_none() && arguments.minutes.is_none();
+    if one {
+        return finish(&sim::run(first));
+    }
+    let last = arguments
+        .histories
+        .map_or(u64::MAX, |count| first.saturating_add(count));
+    let minutes = arguments.minutes.unwrap_or(u64::MAX / 120);
+    let limit = Duration::from_secs(minutes.saturating_mul(60));
+    campaign(first, last, limit, arguments.threads)
+}
+
+fn finish(report: &Report) -> ExitCode {
+    println!(
+        "steps {} hash {:016x} {:?}",
+        report.steps, report.hash, report.counts
+    );
+    match report.failure_text() {
+        None => ExitCode::SUCCESS,
+        Some(text) => {
+            println!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn campaign(first: u64, last: u64, limit: Duration, threads: u32) -> ExitCode {
+    let start = clock::monotonic();
+    let next = AtomicU64::new(first);
+    let failed = AtomicBool::new(false);
+    let done = Mutex::new(0u64);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !failed.load(Ordering::Relaxed) && start.elapsed() < limit {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= last {
+                        break;
+                    }
+                    let report = sim::run(seed);
+                    if report.failure.is_some() && !failed.swap(true, Ordering::Relaxed) {
+                        finish(&report);
+                    }
+                    *done.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                }
+            });
+        }
+    });
+    let count = *done.lock().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{count} histories in {:.1} s",
+        start.elapsed().as_secs_f64()
+    );
+    if failed.load(Ordering::Relaxed) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
