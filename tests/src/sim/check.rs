@@ -45,6 +45,14 @@ struct Stated {
     tree: Tree,
 }
 
+/// One round.
+#[derive(Clone, Debug, Default)]
+struct Round {
+    states: BTreeMap<MemberId, Stated>,
+    /// Acknowledged changes that a majority had when the first state was made.
+    safe: Vec<Acknowledged>,
+}
+
 /// An acknowledged change.
 #[derive(Clone, Copy, Debug)]
 struct Acknowledged {
@@ -81,7 +89,7 @@ pub struct Checker {
     /// Nodes of the cluster.
     nodes: usize,
     failure: Option<Failure>,
-    rounds: BTreeMap<[u32; 4], BTreeMap<MemberId, Stated>>,
+    rounds: BTreeMap<[u32; 4], Round>,
     order: Vec<[u32; 4]>,
     synced: BTreeMap<(u64, u64), (Node, Tree)>,
     acknowledged: Vec<Acknowledged>,
@@ -137,13 +145,20 @@ impl Checker {
         let key = key_of(epoch);
         if !self.rounds.contains_key(&key) {
             self.order.push(key);
+            let majority = self.majority();
+            let safe = |change: &&Acknowledged| self.lines.is_safe(change.line, majority);
+            let round = Round {
+                states: BTreeMap::new(),
+                safe: self.acknowledged.iter().filter(safe).copied().collect(),
+            };
+            self.rounds.insert(key, round);
         }
         let stated = Stated {
             root: tree.root(),
             line,
             tree: tree.clone(),
         };
-        self.rounds.entry(key).or_default().insert(member, stated);
+        self.rounds.entry(key).or_default().states.insert(member, stated);
         if self.order.len() > REMEMBERED / 64 {
             let oldest = self.order.remove(0);
             self.rounds.remove(&oldest);
@@ -155,7 +170,7 @@ impl Checker {
         let round = self.rounds.get(&key_of(epoch))?;
         let mut best: Option<&Stated> = None;
         for member in members {
-            let stated = round.get(member)?;
+            let stated = round.states.get(member)?;
             let rank = |stated: &Stated| (stated.root.version, stated.root.mtime);
             if best.is_none_or(|best| rank(stated) > rank(best)) {
                 best = Some(stated);
@@ -183,21 +198,20 @@ impl Checker {
         }
         self.judge_losers(epoch, members, winner);
         if members.len() >= self.majority() {
-            self.look_for_lost(node, winner);
+            self.look_for_lost(epoch, node, winner);
         }
     }
 
     fn judge_losers(&mut self, epoch: Epoch, members: &[MemberId], winner: LineId) {
         let round = self.rounds.get(&key_of(epoch));
         let line = |member| {
-            round
-                .and_then(|round| round.get(member))
-                .map(|stated| stated.line)
+            let stated = round.and_then(|round| round.states.get(member));
+            stated.map(|stated| stated.line)
         };
         let lines: Vec<LineId> = members.iter().filter_map(line).collect();
         for line in lines {
             let fork = self.lines.fork(line, winner);
-            if fork == winner && line != winner {
+            if fork == winner && self.lines.version(line) > self.lines.version(winner) {
                 self.fail(
                     "rounds go forward",
                     "the winner is an earlier state of a loser",
@@ -207,10 +221,12 @@ impl Checker {
         }
     }
 
-    fn look_for_lost(&mut self, node: Node, winner: LineId) {
+    fn look_for_lost(&mut self, epoch: Epoch, node: Node, winner: LineId) {
         let majority = self.majority();
         let lines = &self.lines;
-        let lost = self.acknowledged.iter().find(|change| {
+        let round = self.rounds.get(&key_of(epoch));
+        let safe = round.into_iter().flat_map(|round| &round.safe);
+        let lost = safe.copied().find(|change| {
             lines.is_safe(change.line, majority) && !lines.contains(winner, change.line)
         });
         if let Some(lost) = lost {

@@ -25,6 +25,8 @@ impl LineId {
 struct Link {
     parent: LineId,
     depth: u64,
+    /// Version of the tree after it.
+    version: u64,
     /// Nodes that ever had it.
     held_by: BTreeSet<usize>,
     /// A node lost it for a reason other than a round: disk, crash.
@@ -45,17 +47,18 @@ pub struct Lines {
 impl Default for Lines {
     fn default() -> Self {
         Self {
-            links: vec![Link::new(LineId::EMPTY, 0)],
+            links: vec![Link::new(LineId::EMPTY, 0, 1)],
             children: BTreeMap::new(),
         }
     }
 }
 
 impl Link {
-    fn new(parent: LineId, depth: u64) -> Self {
+    fn new(parent: LineId, depth: u64, version: u64) -> Self {
         Self {
             parent,
             depth,
+            version,
             held_by: BTreeSet::new(),
             is_eroded: false,
             is_superseded: false,
@@ -72,8 +75,8 @@ impl Lines {
             return *known;
         }
         let next = LineId(self.links.len());
-        self.links
-            .push(Link::new(line, self.links[line.0].depth + 1));
+        let depth = self.depth(line) + 1;
+        self.links.push(Link::new(line, depth, change.root.version));
         self.children.insert(key, next);
         next
     }
@@ -82,6 +85,12 @@ impl Lines {
     #[must_use]
     pub fn depth(&self, line: LineId) -> u64 {
         self.links[line.0].depth
+    }
+
+    /// Version of the tree at the end. Some changes come without a new one.
+    #[must_use]
+    pub fn version(&self, line: LineId) -> u64 {
+        self.links[line.0].version
     }
 
     /// Whether `line` goes on from `start`, or is it.

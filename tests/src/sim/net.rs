@@ -411,10 +411,16 @@ impl Net {
             members.retain(|at| *at == node || rng.chance(500));
         }
         self.recover(&members);
+        let old_rings: Vec<Option<usize>> = self.hosts.iter().map(|host| host.ring).collect();
         let id = self.rings.len() as u64;
         let quorate = members.len() * 2 > self.hosts.len();
         let views = Group::ALL.map(|group| self.joined_in(&members, group));
         for at in &members {
+            // Who was in another ring meanwhile left and came back, even if the list is the same.
+            let together = |member: &MemberId| {
+                let other = node_of(*member);
+                members.contains(&other) && old_rings[other] == old_rings[*at]
+            };
             self.stall(*at);
             let host = &mut self.hosts[*at];
             host.ring = Some(self.rings.len());
@@ -422,7 +428,9 @@ impl Net {
             host.delivered = 0;
             host.quorum.push_back(quorate);
             for group in Group::ALL {
-                host.change(group, &views[group as usize], id, self.split_changes);
+                let known = &host.groups[group as usize];
+                let stayed = known.iter().copied().filter(together).collect();
+                host.change(group, (stayed, &views[group as usize]), id, self.split_changes);
             }
         }
         self.rings.push(Ring {
@@ -546,12 +554,17 @@ impl Host {
         }
     }
 
-    fn change(&mut self, group: Group, new: &BTreeSet<MemberId>, ring: u64, split: bool) {
-        let old = self.groups[group as usize].clone();
-        let is_joined = new.difference(&old).next().is_some();
-        let is_left = old.difference(new).next().is_some();
+    fn change(
+        &mut self,
+        group: Group,
+        (stayed, new): (BTreeSet<MemberId>, &BTreeSet<MemberId>),
+        ring: u64,
+        split: bool,
+    ) {
+        let is_joined = new.difference(&stayed).next().is_some();
+        let is_left = self.groups[group as usize].difference(&stayed).next().is_some();
         if is_left && is_joined && split {
-            self.groups[group as usize] = old.intersection(new).copied().collect();
+            self.groups[group as usize] = stayed;
             self.tell(group, false, (ring, 0, 1));
         }
         self.groups[group as usize].clone_from(new);

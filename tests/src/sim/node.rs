@@ -456,7 +456,9 @@ impl Daemon {
         while let Some(effect) = self.config.app_mut().poll_effect() {
             match effect {
                 Effect::Applied { change, own } => {
-                    if change.root.version > self.version_of_line(env) {
+                    let known = env.check.lines.version(self.line);
+                    // Filling up a file that has a length only is this node's own affair.
+                    if change.root.version > known || change.delete.is_some() {
                         self.line = env.check.lines.extend(self.line, &change);
                         env.check.lines.hold(self.node, self.line);
                         if !was_quorate || !self.quorate {
@@ -491,11 +493,6 @@ impl Daemon {
         if self.items.len() > before {
             self.items.push_back(Item::Mark(Box::new(tree.clone())));
         }
-    }
-
-    /// Each change on a line makes one version; the empty tree has version 1.
-    fn version_of_line(&self, env: &Env) -> u64 {
-        env.check.lines.depth(self.line) + 1
     }
 
     fn tick(&mut self, env: &mut Env) {

@@ -138,9 +138,9 @@ impl Options {
         Self {
             seed,
             nodes,
-            steps: rng.between(300, 2500),
+            steps: rng.between(500, 5000),
             faults,
-            fault_gap: *rng.pick(&[40, 80, 150, 300]),
+            fault_gap: *rng.pick(&[80, 150, 300, 600]),
             safe_delivery: rng.chance(300),
             split_changes: rng.chance(500),
             status: rng.chance(400),

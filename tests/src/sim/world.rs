@@ -152,7 +152,7 @@ impl World {
     pub(super) fn step(&mut self) -> Result<(), Failure> {
         self.steps += 1;
         let env = &mut self.env;
-        env.now_ms += if env.rng.chance(60) {
+        env.now_ms += if env.rng.chance(15) {
             env.rng.below(600)
         } else {
             env.rng.below(6)
