@@ -9,7 +9,7 @@ use std::{
 use super::net::Node;
 
 /// Events that are kept.
-const KEPT: usize = 3000;
+const KEPT: usize = 200;
 
 #[derive(Clone, Debug)]
 struct Happened {
