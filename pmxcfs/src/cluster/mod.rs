@@ -2,8 +2,8 @@
 //!
 //! | thread | does |
 //! |---|---|
-//! | cluster | waits for group messaging, feeds both state machines, sends what they want sent |
-//! | disk | stores, publishes, answers callers, keeps the host's `corosync.conf` up to date |
+//! | cluster | waits for group messaging, feeds both state machines, sends what they want sent, stores, publishes, answers callers |
+//! | disk | stores what would make the cluster thread wait |
 //! | callers | propose: check, send, wait for their answer |
 //!
 //! | lock | guards | held |
@@ -37,7 +37,7 @@ use self::{disk::DiskQueue, waiters::Waiters};
 use crate::{
     clock,
     confwatch::Reloader,
-    dcdb::{Backend, Observer, ProposeError, Published, Replica, Storage},
+    dcdb::{Backend, Closed, Observer, ProposeError, Published, Replica, Storage},
     dfsm::{Dfsm, Mode},
     group::{Group, Sender, corosync::CorosyncGroup},
     memdb::{Op, Tree},
@@ -212,11 +212,16 @@ impl ClusterDb {
         self.shared.reload_corosync();
     }
 
-    /// Leaves the groups and stores what is left; waits for both.
-    pub fn stop(&self) {
+    /// Refuses changes from now on, and answers the callers that wait for theirs.
+    pub fn refuse(&self) {
         self.shared.lock_core().stopping = true;
         self.shared.refresh_writable();
         self.shared.wake();
+    }
+
+    /// Leaves the groups and stores what is left; waits for both.
+    pub fn stop(&self) {
+        self.refuse();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for (at, thread) in threads.into_iter().enumerate() {
@@ -227,6 +232,7 @@ impl ClusterDb {
                 tracing::error!("a thread of the cluster shell ended in a panic");
             }
         }
+        *self.shared.lock_storage() = Box::new(Closed);
     }
 }
 

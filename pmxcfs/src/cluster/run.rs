@@ -9,7 +9,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Shared, disk::Item};
+use super::{
+    Shared,
+    disk::{self, Item},
+};
 use crate::{
     clock,
     confwatch::TREE_NAME,
@@ -345,7 +348,7 @@ impl<G: Group> Runner<G> {
 
     fn drain_config(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let (leave, moved) = {
+        let (leave, mode, has_items) = {
             let mut core = shared.lock_core();
             let mode = core.dfsm.mode();
             let mut items = Vec::new();
@@ -358,16 +361,20 @@ impl<G: Group> Runner<G> {
                     answer: answer_for(result),
                 });
             });
-            if !items.is_empty() {
+            let has_items = !items.is_empty();
+            if has_items {
                 // Under the lock of the core, so that a failed disk can drop what is queued.
                 shared.disk.push(items, core.dfsm.app().tree());
             }
-            (leave, mode)
+            (leave, mode, has_items)
         };
+        if has_items {
+            disk::store_now(&shared);
+        }
         if let Some(reason) = leave {
             self.leave_config(&reason);
         }
-        if moved == Mode::Synced {
+        if mode == Mode::Synced {
             shared.changed.notify_all();
         }
     }

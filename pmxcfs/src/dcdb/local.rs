@@ -22,7 +22,7 @@ use bytes::Bytes;
 use super::{
     Applied, Backend, Observer, ProposeError, Step, guard,
     published::Published,
-    storage::{Storage, StorageError},
+    storage::{Closed, Storage, StorageError},
 };
 use crate::{
     clock,
@@ -84,6 +84,12 @@ impl LocalDb {
     /// Sets who follows the published trees.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.published.observe(observer);
+    }
+
+    /// Closes the storage. Changes that come later fail.
+    pub fn stop(&self) {
+        let mut disk = Self::lock(&self.disk);
+        drop(std::mem::replace(&mut disk.storage, Box::new(Closed)));
     }
 
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -230,6 +236,7 @@ impl fmt::Debug for LocalDb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dcdb::Patience;
 
     /// A disk that can be full, and counts its transactions.
     #[derive(Default)]
@@ -242,6 +249,8 @@ mod tests {
     struct Shared(Arc<Mutex<Memory>>);
 
     impl Storage for Shared {
+        fn set_patience(&mut self, _: Patience) {}
+
         fn commit(&mut self, changes: &[Change]) -> Result<(), StorageError> {
             let mut memory = LocalDb::lock(&self.0);
             if memory.room.is_some_and(|room| changes.len() > room) {

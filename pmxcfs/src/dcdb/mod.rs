@@ -11,4 +11,4 @@ pub use backend::{Applied, Backend, Observer, ProposeError, Step};
 pub use local::LocalDb;
 pub use published::Published;
 pub use replica::{Effect, Replica};
-pub use storage::{Storage, StorageError};
+pub use storage::{Closed, Patience, Storage, StorageError};

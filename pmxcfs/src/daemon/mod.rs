@@ -1,0 +1,12 @@
+//! The daemon: start, serve, stop.
+
+pub mod background;
+pub mod cli;
+pub mod logging;
+mod node;
+mod signals;
+mod start;
+mod texts;
+
+pub use start::run;
+pub use texts::Texts;

@@ -1,0 +1,227 @@
+//! Publishing the edits of a handle as one operation. All of this waits for the order.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    Fs, FsError, Stale, ino_of,
+    open::{FileHandle, Gone, Handle, State},
+    session::Session,
+};
+use crate::{
+    dcdb::ProposeError,
+    memdb::{Content, Op, OpError, TreeEntry},
+};
+
+/// How often a file is looked up anew when it was renamed just before its operation.
+const RENAME_RETRIES: usize = 3;
+
+/// What tells whether a descriptor remains that a closed one was a copy of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlushProbe {
+    /// Number of the file.
+    pub ino: u64,
+    /// Access mode and `O_APPEND`, as the descriptor shows them.
+    pub flags: i32,
+    /// Processes that may hold it, the one that closes not among them.
+    pub pids: Vec<u32>,
+    /// Other handles whose descriptors look the same.
+    pub others: usize,
+    /// Last component of its path.
+    pub name: Bytes,
+    /// Whether publishing now would leave an empty file, so that a closer look pays.
+    pub emptied: bool,
+}
+
+/// What happens to edits that could not be published.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnFailure {
+    /// The caller can try again.
+    Keep,
+    /// Nobody will ask again.
+    Discard,
+}
+
+impl Fs {
+    /// What to check before [`Self::flush`]; `None` when there is nothing to publish.
+    ///
+    /// # Errors
+    /// [`FsError::BadHandle`] when it is not open.
+    pub fn flush_probe(&self, handle: u64) -> Result<Option<FlushProbe>, FsError> {
+        let Handle::File(file) = self.open.get(handle)? else {
+            return Ok(None);
+        };
+        let state = file.file.state();
+        let Some(edits) = state.edits.get(&handle) else {
+            return Ok(None);
+        };
+        let mut pids = vec![file.pid, edits.writer_pid];
+        pids.retain(|pid| *pid != 0);
+        pids.sort_unstable();
+        pids.dedup();
+        Ok(Some(FlushProbe {
+            ino: ino_of(file.file.inode),
+            flags: file.flags,
+            pids,
+            others: state.others_like(handle, file.flags),
+            name: Bytes::copy_from_slice(&state.entry.name),
+            emptied: edits.pending.is_emptied(),
+        }))
+    }
+
+    /// Publishes the edits of a handle at `close`; on failure they are dropped.
+    ///
+    /// # Errors
+    /// Whatever the change leads to; [`FsError::Removed`].
+    pub fn flush(&self, handle: u64) -> Result<(), FsError> {
+        match self.open.get(handle)? {
+            Handle::File(file) => self.publish(&file, OnFailure::Discard),
+            Handle::Virtual(..) | Handle::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Publishes the edits of a handle and makes them durable; on failure they are kept, so that
+    /// another try does not report success for lost bytes.
+    ///
+    /// # Errors
+    /// Whatever the change leads to; [`FsError::Removed`].
+    pub fn fsync(&self, handle: u64) -> Result<(), FsError> {
+        match self.open.get(handle)? {
+            Handle::File(file) => {
+                self.publish(&file, OnFailure::Keep)?;
+                self.sync()
+            }
+            Handle::Virtual(..) | Handle::Directory(_) => Ok(()),
+        }
+    }
+
+    /// Whether closing a handle for good has something to publish.
+    #[must_use]
+    pub fn has_edits(&self, handle: u64) -> bool {
+        let file = self.open.file(handle);
+        file.is_ok_and(|file| file.file.state().edits.contains_key(&handle))
+    }
+
+    /// Closes a handle for good, publishing what is left to publish.
+    ///
+    /// # Errors
+    /// As [`Self::flush`]; the handle is closed all the same.
+    pub fn release(&self, handle: u64) -> Result<(), FsError> {
+        let result = self.flush(handle);
+        self.open.close(handle);
+        result
+    }
+
+    fn publish(&self, handle: &FileHandle, on_failure: OnFailure) -> Result<(), FsError> {
+        if !handle.file.state().edits.contains_key(&handle.id) {
+            return Ok(());
+        }
+        let _alone = handle.file.lock_publish();
+        let mut result = self.begin(handle).and_then(|begun| match begun {
+            Some(session) => self.submit(handle, &session),
+            None => Ok(()),
+        });
+        if result.is_err() && handle.file.state().gone == Some(Gone::Here) {
+            // Unlinked by another process of this node while the operation was on its way.
+            result = Ok(());
+        }
+        self.finish(handle, result.is_ok() || on_failure == OnFailure::Discard);
+        result
+    }
+
+    /// Takes the edits that are to be published; `None` if there is nothing left to do.
+    fn begin(&self, handle: &FileHandle) -> Result<Option<Session>, FsError> {
+        let mut state = handle.file.state();
+        let gone = state.gone;
+        let Some(edits) = state.edits.get_mut(&handle.id) else {
+            return Ok(None);
+        };
+        if gone == Some(Gone::Here) {
+            return Ok(None);
+        }
+        if let Some(error) = edits.failed.take() {
+            // The caller knows by now; what was written with it goes.
+            edits.pending = Session::default();
+            return Err(error);
+        }
+        let session = std::mem::take(&mut edits.pending);
+        edits.publishing = Some(session.clone());
+        if gone == Some(Gone::Elsewhere) {
+            return Err(FsError::Removed);
+        }
+        Ok(Some(session))
+    }
+
+    fn submit(&self, handle: &FileHandle, session: &Session) -> Result<(), FsError> {
+        let inode = handle.file.inode;
+        let mut last_path = None;
+        for _ in 0..RENAME_RETRIES {
+            let Some((path, entry)) = self.live_entry(inode) else {
+                return match handle.file.settled().gone {
+                    Some(Gone::Here) => Ok(()),
+                    Some(Gone::Elsewhere) | None => Err(FsError::Removed),
+                };
+            };
+            if last_path.as_ref() == Some(&path) {
+                break;
+            }
+            let Some(op) = op_of(session, path.clone(), &entry) else {
+                return Ok(());
+            };
+            match self.backend.propose(op) {
+                Ok(_) => return Ok(()),
+                Err(ProposeError::Op(OpError::NotFound)) => last_path = Some(path),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(FsError::Removed)
+    }
+
+    /// Ends a publication: its edits are applied or dropped, or pending again.
+    fn finish(&self, handle: &FileHandle, done: bool) {
+        let tree = self.snapshot();
+        let mut state = handle.file.state();
+        if done && state.gone == Some(Gone::Here) {
+            keep_to_itself(&mut state);
+        } else if let Some(edits) = state.edits.get_mut(&handle.id) {
+            let published = edits.publishing.take();
+            if let Some(mut session) = published.filter(|_| !done) {
+                let later = std::mem::take(&mut edits.pending);
+                session.extend(tree_len(&tree, handle), later);
+                edits.pending = session;
+            }
+        }
+        if state.rebuild() {
+            let ino = ino_of(handle.file.inode);
+            self.notes.inode(ino, Stale::Content, &tree);
+        }
+    }
+}
+
+/// A file that was unlinked here takes the edits in, for the handles that remain.
+fn keep_to_itself(state: &mut State) {
+    let Some(view) = state.view.take() else {
+        return;
+    };
+    state.edits.clear();
+    let entry = &state.entry;
+    state.entry = Arc::new(TreeEntry::new(
+        entry.inode,
+        entry.parent,
+        entry.version,
+        entry.writer,
+        entry.mtime,
+        Arc::clone(&entry.name),
+        Content::File(Bytes::from(view)),
+    ));
+}
+
+fn op_of(session: &Session, path: Bytes, entry: &TreeEntry) -> Option<Op> {
+    session.to_op(path, &entry.data())
+}
+
+fn tree_len(tree: &crate::memdb::Tree, handle: &FileHandle) -> usize {
+    let entry = tree.get(handle.file.inode);
+    entry.map_or(0, |entry| entry.size() as usize)
+}
