@@ -11,7 +11,7 @@ use std::{
 
 use clap::Parser;
 use pmxcfs::clock;
-use tests::sim::{self, Report};
+use tests::sim::{self, Report, check::Counts};
 
 /// Simulates clusters, one history a seed.
 #[derive(Debug, Parser)]
@@ -69,7 +69,7 @@ fn campaign(first: u64, last: u64, limit: Duration, threads: u32) -> ExitCode {
     let start = clock::monotonic();
     let next = AtomicU64::new(first);
     let failed = AtomicBool::new(false);
-    let done = Mutex::new(0u64);
+    let done = Mutex::new((0u64, Counts::default()));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -82,14 +82,16 @@ fn campaign(first: u64, last: u64, limit: Duration, threads: u32) -> ExitCode {
                     if report.failure.is_some() && !failed.swap(true, Ordering::Relaxed) {
                         finish(&report);
                     }
-                    *done.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.0 += 1;
+                    done.1.add(report.counts);
                 }
             });
         }
     });
-    let count = *done.lock().unwrap_or_else(PoisonError::into_inner);
+    let (count, counts) = *done.lock().unwrap_or_else(PoisonError::into_inner);
     println!(
-        "{count} histories in {:.1} s",
+        "{count} histories in {:.1} s, {counts:?}",
         start.elapsed().as_secs_f64()
     );
     if failed.load(Ordering::Relaxed) {

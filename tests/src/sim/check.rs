@@ -79,6 +79,19 @@ pub struct Counts {
     pub leaves: u64,
 }
 
+impl Counts {
+    /// Adds those of another history.
+    pub fn add(&mut self, other: Self) {
+        self.rounds += other.rounds;
+        self.replaced += other.replaced;
+        self.superseded += other.superseded;
+        self.acknowledged += other.acknowledged;
+        self.refused += other.refused;
+        self.late += other.late;
+        self.leaves += other.leaves;
+    }
+}
+
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Checker {
@@ -158,7 +171,11 @@ impl Checker {
             line,
             tree: tree.clone(),
         };
-        self.rounds.entry(key).or_default().states.insert(member, stated);
+        self.rounds
+            .entry(key)
+            .or_default()
+            .states
+            .insert(member, stated);
         if self.order.len() > REMEMBERED / 64 {
             let oldest = self.order.remove(0);
             self.rounds.remove(&oldest);
@@ -210,6 +227,13 @@ impl Checker {
         };
         let lines: Vec<LineId> = members.iter().filter_map(line).collect();
         for line in lines {
+            let is_lost = |change: &&Acknowledged| {
+                self.lines.contains(line, change.line)
+                    && !self.lines.contains(winner, change.line)
+                    && !self.lines.is_superseded(change.line)
+            };
+            let lost = self.acknowledged.iter().filter(is_lost).count();
+            self.counts.superseded += lost as u64;
             let fork = self.lines.fork(line, winner);
             if fork == winner && self.lines.version(line) > self.lines.version(winner) {
                 self.fail(
@@ -305,13 +329,6 @@ impl Checker {
             self.fail("stored before acknowledged", text);
         }
         self.acknowledged.push(Acknowledged { line, node });
-    }
-
-    /// Acknowledged changes that lost to another line.
-    #[must_use]
-    pub fn lost(&self, line: LineId) -> usize {
-        let on = |change: &&Acknowledged| !self.lines.contains(line, change.line);
-        self.acknowledged.iter().filter(on).count()
     }
 }
 

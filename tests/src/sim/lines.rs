@@ -146,6 +146,12 @@ impl Lines {
         self.each_until(loser, fork, |link| link.is_superseded = true);
     }
 
+    /// Whether a round chose another line.
+    #[must_use]
+    pub fn is_superseded(&self, line: LineId) -> bool {
+        self.links[line.0].is_superseded
+    }
+
     /// Whether the last change of the line was had by that many nodes and never lost but by the
     /// rule of all members, which it was not either.
     #[must_use]

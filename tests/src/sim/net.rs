@@ -430,7 +430,12 @@ impl Net {
             for group in Group::ALL {
                 let known = &host.groups[group as usize];
                 let stayed = known.iter().copied().filter(together).collect();
-                host.change(group, (stayed, &views[group as usize]), id, self.split_changes);
+                host.change(
+                    group,
+                    (stayed, &views[group as usize]),
+                    id,
+                    self.split_changes,
+                );
             }
         }
         self.rings.push(Ring {
@@ -562,7 +567,10 @@ impl Host {
         split: bool,
     ) {
         let is_joined = new.difference(&stayed).next().is_some();
-        let is_left = self.groups[group as usize].difference(&stayed).next().is_some();
+        let is_left = self.groups[group as usize]
+            .difference(&stayed)
+            .next()
+            .is_some();
         if is_left && is_joined && split {
             self.groups[group as usize] = stayed;
             self.tell(group, false, (ring, 0, 1));

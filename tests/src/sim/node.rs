@@ -754,7 +754,7 @@ impl Daemon {
         let most = 1 + env.rng.index(self.items.len());
         for _ in 0..most {
             match self.items.front() {
-                Some(Item::Replace(..)) if !changes.is_empty() => break,
+                Some(Item::Replace(..)) if !changes.is_empty() || !answers.is_empty() => break,
                 Some(Item::Replace(tree, new)) => {
                     if !self.disk.replace(tree, *new) {
                         return self.disk_failed(env);

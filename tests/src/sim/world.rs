@@ -152,10 +152,11 @@ impl World {
     pub(super) fn step(&mut self) -> Result<(), Failure> {
         self.steps += 1;
         let env = &mut self.env;
-        env.now_ms += if env.rng.chance(15) {
-            env.rng.below(600)
-        } else {
-            env.rng.below(6)
+        env.now_ms += match (self.busy, env.rng.chance(15)) {
+            (true, true) => env.rng.below(600),
+            (true, false) => env.rng.below(6),
+            // What piled up is worked off faster than that.
+            (false, _) => env.rng.below(2),
         };
         self.repair();
         let roll = self.env.rng.below(1000);
