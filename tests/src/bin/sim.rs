@@ -1,6 +1,7 @@
 //! Runs simulated histories. See the module `tests::sim`.
 
 use std::{
+    cell::Cell,
     process::ExitCode,
     sync::{
         Mutex, PoisonError,
@@ -32,7 +33,23 @@ struct Arguments {
     threads: u32,
 }
 
+thread_local! {
+    /// The history that this thread runs.
+    static SEED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Runs a history; a panic names its seed, also where it ends the process at once.
+fn run(seed: u64) -> Report {
+    SEED.set(seed);
+    sim::run(seed)
+}
+
 fn main() -> ExitCode {
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        println!("panic in the history of seed {}", SEED.get());
+        print(info);
+    }));
     let arguments = Arguments::parse();
     let first = arguments
         .seed
@@ -41,7 +58,7 @@ fn main() -> ExitCode {
     println!("first seed {first}");
     let one = arguments.histories.is_none() && arguments.minutes.is_none();
     if one {
-        return finish(&sim::run(first));
+        return finish(&run(first));
     }
     let last = arguments
         .histories
@@ -78,7 +95,7 @@ fn campaign(first: u64, last: u64, limit: Duration, threads: u32) -> ExitCode {
                     if seed >= last {
                         break;
                     }
-                    let report = sim::run(seed);
+                    let report = run(seed);
                     if report.failure.is_some() && !failed.swap(true, Ordering::Relaxed) {
                         finish(&report);
                     }

@@ -162,7 +162,7 @@ impl App for Subject {
     ) -> Delivery {
         self.delivered += 1;
         let swap = self.defect == Some(Defect::SwapOrder);
-        if swap && own.is_none() && self.held.is_none() && self.delivered % 7 == 0 {
+        if swap && own.is_none() && self.held.is_none() && self.delivered.is_multiple_of(7) {
             self.held = Some((from, message));
             return Delivery {
                 result: 0,

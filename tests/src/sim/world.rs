@@ -117,7 +117,9 @@ impl World {
     /// Runs both phases.
     #[must_use]
     pub fn run(mut self) -> Report {
+        let named = Named(self.env.options.seed);
         let failure = self.phases().err();
+        drop(named);
         let (events, nodes) = if failure.is_some() {
             let nodes = self.daemons.iter().map(|daemon| daemon.describe(&self.env));
             (self.env.trace.lines(), nodes.collect())
@@ -459,6 +461,17 @@ impl World {
     #[must_use]
     pub fn has_group(&self, group: Group) -> bool {
         group == Group::Config || self.env.options.status
+    }
+}
+
+/// Names the seed when a history ends in a panic.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the panic is in the history of seed {}", self.0);
+        }
     }
 }
 

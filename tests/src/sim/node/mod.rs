@@ -5,14 +5,17 @@
 //! after a pause; a node whose disk fails goes back to what is stored and stays away until the
 //! disk works; what could not be sent for the moment is sent later, in order.
 
+mod clients;
+mod store;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use pmxcfs::{
-    dcdb::{Effect, Replica, guard},
+    dcdb::{Effect, Replica},
     dfsm::{Action, App, Dfsm, Mode},
     memdb::{Change, Op, Tree},
-    status::{ClusterConfig, LogRequest, NodeInfo, Status},
+    status::{ClusterConfig, NodeInfo, Status},
     wire::{
         MemberId,
         dfsm::{Epoch, Message},
@@ -602,125 +605,6 @@ impl Daemon {
         }
     }
 
-    /// A client wants a change.
-    pub fn propose(&mut self, env: &Env, client: usize, op: Op, unchecked: bool) {
-        self.proposals.push_back(Proposal {
-            client,
-            op,
-            unchecked,
-            deadline_ms: env.now_ms + PROPOSE_LIMIT_MS,
-            retry_ms: 0,
-        });
-    }
-
-    fn propose_waiting(&mut self, env: &mut Env) {
-        let waiting = std::mem::take(&mut self.proposals);
-        for mut proposal in waiting {
-            if self.is_faulty || !self.quorate {
-                self.answers.push((proposal.client, Answer::Refused));
-            } else if proposal.deadline_ms <= env.now_ms {
-                self.answers.push((proposal.client, Answer::Refused));
-            } else if self.config.mode() != Mode::Synced || proposal.retry_ms > env.now_ms {
-                self.proposals.push_back(proposal);
-            } else if !self.send_proposal(env, &proposal) {
-                proposal.retry_ms = env.now_ms + RETRY_MS;
-                self.proposals.push_back(proposal);
-            }
-        }
-    }
-
-    /// False when it has to be tried again.
-    fn send_proposal(&mut self, env: &mut Env, proposal: &Proposal) -> bool {
-        let client = proposal.client;
-        let op = if proposal.unchecked {
-            proposal.op.clone()
-        } else {
-            match guard::checked(self.config.app().tree(), proposal.op.clone()) {
-                Ok(op) => op,
-                Err(_) => {
-                    self.answers.push((client, Answer::Refused));
-                    return true;
-                }
-            }
-        };
-        let message = Replica::message_for(op);
-        let now = self.seconds32(env);
-        let (count, bytes) = self
-            .config
-            .make_normal(now, message.subtype(), message.encode());
-        match env.net.send(Group::Config, self.member, &bytes) {
-            Ok(()) => {
-                let waiter = Waiter {
-                    client,
-                    deadline_ms: proposal.deadline_ms,
-                    line: None,
-                };
-                self.waiters.insert(count, waiter);
-                true
-            }
-            Err(Refused::Busy) => false,
-            Err(_) => {
-                self.answers.push((client, Answer::Unknown));
-                true
-            }
-        }
-    }
-
-    /// A client asks for the release of a lock, as a time of 0 does.
-    pub fn request_unlock(&mut self, env: &mut Env, path: &Bytes) {
-        let entry = self
-            .config
-            .app()
-            .tree()
-            .find(path)
-            .filter(|entry| entry.is_dir());
-        let Some(checksum) = entry.map(|entry| entry.lock_checksum()) else {
-            return;
-        };
-        if self.quorate && self.config.mode() == Mode::Synced {
-            let path = path.clone();
-            let message = FuseMessage::UnlockRequest { checksum, path };
-            let now = self.seconds32(env);
-            let (_, bytes) = self
-                .config
-                .make_normal(now, message.subtype(), message.encode());
-            // Not waited for: it is asked again.
-            env.net.send(Group::Config, self.member, &bytes).ok();
-        }
-    }
-
-    /// A client sets a status key; an empty value removes it.
-    pub fn set_key(&mut self, env: &mut Env, key: &[u8], value: Bytes) {
-        let now = self.seconds32(env);
-        if let Ok(message) = self.status.app_mut().set(now, key, value) {
-            self.send_status(env, message.subtype, message.payload);
-        }
-    }
-
-    /// A client writes into the cluster log.
-    pub fn log(&mut self, env: &mut Env, text: &[u8]) {
-        let now = self.seconds32(env);
-        let request = LogRequest {
-            pid: 1,
-            priority: 6,
-            ident: b"root",
-            tag: b"sim",
-            text,
-        };
-        if let Some(message) = self.status.app_mut().log(now, &request) {
-            self.send_status(env, message.subtype, message.payload);
-        }
-    }
-
-    fn send_status(&mut self, env: &mut Env, subtype: u16, payload: Bytes) {
-        if self.status.mode() == Mode::Synced {
-            let now = self.seconds32(env);
-            let (_, bytes) = self.status.make_normal(now, subtype, payload);
-            // What is not sent now goes out in the next round.
-            env.net.send(Group::Status, self.member, &bytes).ok();
-        }
-    }
-
     fn expire(&mut self, env: &Env) {
         let over = |waiter: &Waiter| waiter.deadline_ms <= env.now_ms;
         let answers = &mut self.answers;
@@ -743,90 +627,6 @@ impl Daemon {
         for proposal in std::mem::take(&mut self.proposals) {
             self.answers.push((proposal.client, Answer::Refused));
         }
-    }
-
-    /// Stores what waits, up to a random point, in one transaction as far as possible.
-    pub fn store(&mut self, env: &mut Env) {
-        let mut changes = Vec::new();
-        let mut answers = Vec::new();
-        let mut line = self.disk.line();
-        let mut mark = None;
-        let most = 1 + env.rng.index(self.items.len());
-        for _ in 0..most {
-            match self.items.front() {
-                Some(Item::Replace(..)) if !changes.is_empty() || !answers.is_empty() => break,
-                Some(Item::Replace(tree, new)) => {
-                    if !self.disk.replace(tree, *new) {
-                        return self.disk_failed(env);
-                    }
-                    line = *new;
-                    mark = None;
-                }
-                Some(Item::Change(change, new)) => {
-                    changes.push(change.clone());
-                    line = *new;
-                    mark = None;
-                }
-                Some(Item::Answer(count, result)) => answers.push((*count, *result)),
-                Some(Item::Mark(tree)) => mark = Some(tree.clone()),
-                None => break,
-            }
-            self.items.pop_front();
-        }
-        let early = self.defect == Some(Defect::AnswerEarly);
-        if early {
-            self.answer(env, &answers);
-        }
-        if !changes.is_empty() && !self.disk.commit(&changes, line) {
-            return self.disk_failed(env);
-        }
-        if self.defect == Some(Defect::DropRow) && env.rng.chance(100) {
-            self.disk.drop_row();
-        }
-        if !early {
-            self.answer(env, &answers);
-        }
-        if let Some(difference) = mark.and_then(|tree| self.disk.difference(&tree)) {
-            let text = format!("node {}: {difference}", self.node + 1);
-            env.check.fail("database equals tree", text);
-        }
-    }
-
-    fn answer(&mut self, env: &mut Env, answers: &[(u64, i32)]) {
-        for (count, result) in answers {
-            let Some(waiter) = self.waiters.remove(count) else {
-                continue;
-            };
-            let answer = if *result >= 0 {
-                Answer::Done
-            } else {
-                Answer::Refused
-            };
-            if answer == Answer::Done
-                && let Some(line) = waiter.line
-            {
-                env.check.acknowledged(self.node, line, self.disk.line());
-            }
-            self.answers.push((waiter.client, answer));
-        }
-    }
-
-    fn disk_failed(&mut self, env: &mut Env) {
-        env.trace.add(env.now_ms, self.node, "disk failed", [0, 0]);
-        self.items.clear();
-        let now = self.seconds(env);
-        match self.disk.load() {
-            Ok(tree) => self.config.app_mut().reset(tree, now),
-            Err(error) => env.check.fail("databases load", error),
-        }
-        env.check.lines.erode(self.line, self.disk.line());
-        self.line = self.disk.line();
-        self.config
-            .handle_failure("the database could not be written".into(), false);
-        self.is_faulty = true;
-        self.probe_ms = env.now_ms + PROBE_MS;
-        self.abort_waiters(Answer::Unknown);
-        self.drain(env);
     }
 
     fn check_limits(&mut self, env: &mut Env) {
