@@ -348,7 +348,7 @@ impl<G: Group> Runner<G> {
 
     fn drain_config(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let (leave, mode, has_items) = {
+        let (leave, mode, pushed) = {
             let mut core = shared.lock_core();
             let mode = core.dfsm.mode();
             let mut items = Vec::new();
@@ -361,15 +361,13 @@ impl<G: Group> Runner<G> {
                     answer: answer_for(result),
                 });
             });
-            let has_items = !items.is_empty();
-            if has_items {
-                // Under the lock of the core, so that a failed disk can drop what is queued.
-                shared.disk.push(items, core.dfsm.app().tree());
-            }
-            (leave, mode, has_items)
+            // Under the lock of the core, so that a failed disk can drop what is queued.
+            let pushed =
+                (!items.is_empty()).then(|| shared.disk.push(items, core.dfsm.app().tree()));
+            (leave, mode, pushed)
         };
-        if has_items {
-            disk::store_now(&shared);
+        if let Some(fits) = pushed {
+            disk::store_now(&shared, fits);
         }
         if let Some(reason) = leave {
             self.leave_config(&reason);

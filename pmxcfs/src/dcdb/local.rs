@@ -138,7 +138,7 @@ impl LocalDb {
             let changes: Vec<Change> = batch.iter().map(|waiting| waiting.change.clone()).collect();
             match disk.storage.commit(&changes) {
                 Ok(()) => self.publish(tree, &batch),
-                Err(error) => self.store_one_by_one(&mut disk, batch, &error),
+                Err(error) => self.undo(&mut disk, batch, &error),
             }
             disk.done = disk.done.max(last);
         }
@@ -156,14 +156,22 @@ impl LocalDb {
         self.published.publish(tree, Step::Changes(&applied));
     }
 
-    /// After a failed transaction: goes back to what is stored and tries each operation alone, so
-    /// that only those fail that can not be stored.
-    fn store_one_by_one(&self, disk: &mut Disk, mut batch: Vec<Waiting>, error: &StorageError) {
+    /// After a failed transaction: goes back to what is stored. If the disk was full, tries each
+    /// operation alone, so that only those fail for which there is no room; after other failures
+    /// trying again would only make the callers wait once more for the same answer.
+    fn undo(&self, disk: &mut Disk, mut batch: Vec<Waiting>, error: &StorageError) {
         tracing::error!("the database could not be written: {error}");
+        let try_again = batch.len() > 1 && matches!(error, StorageError::NoSpace(_));
         let mut working = Self::lock(&self.working);
         batch.append(&mut working.queue);
         let mut tree = (*self.published.snapshot()).clone();
         for mut waiting in batch {
+            if !try_again {
+                disk.done = disk.done.max(waiting.ticket);
+                disk.failed
+                    .insert(waiting.ticket, ProposeError::from(error.clone()));
+                continue;
+            }
             disk.done = disk.done.max(waiting.ticket);
             let before = tree.clone();
             let outcome = tree.apply(&waiting.op, waiting.stamp);
