@@ -8,4 +8,5 @@ pub mod daemon;
 pub mod lab;
 pub mod process;
 pub mod sample;
+pub mod sim;
 pub mod wait;
