@@ -1,0 +1,1 @@
+//! Disks of nodes that fail.
