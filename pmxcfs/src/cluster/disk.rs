@@ -1,11 +1,15 @@
-//! The thread that stores and publishes what the cluster thread has applied.
+//! Storing and publishing what the cluster thread has applied.
 //!
-//! It takes everything that waits at once: changes that were delivered while a transaction ran
-//! share the next one. Callers are answered once their change is stored and published.
+//! The cluster thread does it itself, once it has handled all messages that were there: they share
+//! one transaction, and no change of threads delays the callers. What it can not do at once, for
+//! another process holds the database or a whole tree is to be replaced, a thread of its own does,
+//! so that messages are handled meanwhile; what was delivered while it was busy shares its next
+//! transaction. Callers are answered once their change is stored and published.
 //!
-//! Invariant: the published tree is what the storage holds. When a transaction fails, the working
-//! tree goes back to it, everything that waits is dropped, and the node leaves the group to come
-//! back in sync.
+//! Invariant: the published tree is what the storage holds. Items are taken and stored under the
+//! lock of the storage, so their order stays. When a transaction fails, the working tree goes back
+//! to what is stored, everything that waits is dropped, and the node leaves the group to come back
+//! in sync.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -17,9 +21,12 @@ use bytes::Bytes;
 use super::{Shared, waiters::Answer};
 use crate::{
     clock, confwatch,
-    dcdb::{Applied, ProposeError, Step, Storage, StorageError},
+    dcdb::{Applied, Patience, ProposeError, Step, Storage, StorageError},
     memdb::{Change, Tree},
 };
+
+/// Items that may wait while the disk is slow or held by another process.
+const ITEMS_MAX: usize = 65_536;
 
 /// Time between two attempts to write to a disk that failed.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(2);
@@ -50,6 +57,8 @@ struct Queue {
     items: Vec<Item>,
     /// The working tree after the last item.
     tree: Option<Tree>,
+    /// The cluster thread has left the items to the other thread.
+    handed_over: bool,
     failed: bool,
     stop: bool,
 }
@@ -66,13 +75,34 @@ impl DiskQueue {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds items, and the tree after them.
-    pub(super) fn push(&self, items: Vec<Item>, tree: &Tree) {
+    /// Adds items, and the tree after them. False when more wait than may wait.
+    #[must_use]
+    pub(super) fn push(&self, items: Vec<Item>, tree: &Tree) -> bool {
         let mut queue = self.lock();
         queue.items.extend(items);
         queue.tree = Some(tree.clone());
-        drop(queue);
+        queue.items.len() <= ITEMS_MAX
+    }
+
+    fn hand_over(&self) {
+        self.lock().handed_over = true;
         self.changed.notify_one();
+    }
+
+    /// To be called under the lock of the storage.
+    fn take(&self) -> Option<(Vec<Item>, Tree)> {
+        let mut queue = self.lock();
+        queue.handed_over = false;
+        let tree = queue.tree.take()?;
+        Some((std::mem::take(&mut queue.items), tree))
+    }
+
+    /// Puts back what could not be stored now, in front of what has come since.
+    fn put_back(&self, mut items: Vec<Item>, tree: Tree) {
+        let mut queue = self.lock();
+        items.append(&mut queue.items);
+        queue.items = items;
+        queue.tree.get_or_insert(tree);
     }
 
     /// Makes the thread end once everything is stored.
@@ -84,10 +114,8 @@ impl DiskQueue {
     fn wait(&self) -> Work {
         let mut queue = self.lock();
         loop {
-            if !queue.items.is_empty()
-                && let Some(tree) = queue.tree.clone()
-            {
-                return Work::Store(std::mem::take(&mut queue.items), Box::new(tree));
+            if queue.tree.is_some() && (queue.handed_over || queue.stop) {
+                return Work::Store;
             }
             if queue.stop {
                 return Work::Stop;
@@ -96,7 +124,7 @@ impl DiskQueue {
                 let waited = self.changed.wait_timeout(queue, PROBE_INTERVAL);
                 let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                 queue = guard;
-                if timeout.timed_out() && queue.items.is_empty() && !queue.stop {
+                if timeout.timed_out() && queue.tree.is_none() && !queue.stop {
                     return Work::Probe;
                 }
             } else {
@@ -110,7 +138,7 @@ impl DiskQueue {
 }
 
 enum Work {
-    Store(Vec<Item>, Box<Tree>),
+    Store,
     Probe,
     Stop,
 }
@@ -119,11 +147,48 @@ enum Work {
 pub(super) fn run(shared: &Shared) {
     loop {
         match shared.disk.wait() {
-            Work::Store(items, tree) => store(shared, items, &tree),
+            Work::Store => {
+                let mut storage = shared.lock_storage();
+                storage.set_patience(Patience::Usual);
+                if let Some((items, tree)) = shared.disk.take() {
+                    store(shared, &mut **storage, items, &tree);
+                }
+            }
             Work::Probe => probe(shared),
             Work::Stop => return,
         }
     }
+}
+
+/// Stores what waits on the calling thread, if that is possible without waiting for anybody.
+pub(super) fn store_now(shared: &Shared, fits: bool) {
+    if !fits {
+        let text = format!("more than {ITEMS_MAX} changes wait for the disk");
+        // Whatever transaction is under way comes to its end first.
+        let _storage = shared.lock_storage();
+        return fail(shared, &StorageError::Failed(text), &[]);
+    }
+    let Ok(mut storage) = shared.storage.try_lock() else {
+        return shared.disk.hand_over();
+    };
+    let Some((items, tree)) = shared.disk.take() else {
+        return;
+    };
+    let is_heavy = items
+        .iter()
+        .any(|item| matches!(item, Item::Replace { .. }));
+    if !is_heavy {
+        let segment = Segment::of(&items);
+        storage.set_patience(Patience::None);
+        match storage.commit(&segment.changes) {
+            Err(StorageError::Busy(_)) => {}
+            Err(error) => return fail(shared, &error, &segment.answers),
+            Ok(()) => return conclude(shared, segment, tree),
+        }
+    }
+    shared.disk.put_back(items, tree);
+    drop(storage);
+    shared.disk.hand_over();
 }
 
 /// Changes that go into one transaction, and what follows it.
@@ -135,58 +200,82 @@ struct Segment {
     confs: Vec<(Bytes, bool)>,
 }
 
-fn store(shared: &Shared, items: Vec<Item>, last: &Tree) {
-    let mut storage = shared.lock_storage();
-    let mut segment = Segment::default();
-    for item in items {
+impl Segment {
+    fn of(items: &[Item]) -> Self {
+        let mut segment = Self::default();
+        for item in items {
+            segment.add(item);
+        }
+        segment
+    }
+
+    fn add(&mut self, item: &Item) {
         match item {
             Item::Change { change, own } => {
-                segment.changes.push(change);
-                segment.own.push(own);
+                self.changes.push(change.clone());
+                self.own.push(*own);
             }
-            Item::Answer { count, answer } => segment.answers.push((count, answer)),
-            Item::Conf { content, reload } => segment.confs.push((content, reload)),
-            Item::Replace { old, new, diverged } => {
-                let before = std::mem::take(&mut segment);
-                if !finish(shared, &mut **storage, before, &old)
-                    || !replace(shared, &mut **storage, &old, *new, diverged)
-                {
-                    return;
-                }
-            }
+            Item::Answer { count, answer } => self.answers.push((*count, answer.clone())),
+            Item::Conf { content, reload } => self.confs.push((content.clone(), *reload)),
+            Item::Replace { .. } => {}
         }
     }
-    finish(shared, &mut **storage, segment, last);
+}
+
+fn store(shared: &Shared, storage: &mut dyn Storage, items: Vec<Item>, last: &Tree) {
+    let mut segment = Segment::default();
+    for item in items {
+        let Item::Replace { old, new, diverged } = item else {
+            segment.add(&item);
+            continue;
+        };
+        let before = std::mem::take(&mut segment);
+        if !finish(shared, storage, before, &old) || !replace(shared, storage, &old, *new, diverged)
+        {
+            return;
+        }
+    }
+    finish(shared, storage, segment, last);
 }
 
 /// Stores and publishes a segment and answers its callers. False when it could not be stored.
 fn finish(shared: &Shared, storage: &mut dyn Storage, segment: Segment, tree: &Tree) -> bool {
-    if !segment.changes.is_empty() {
-        if let Err(error) = storage.commit(&segment.changes) {
-            fail(shared, &error, &segment.answers);
-            return false;
-        }
+    if !segment.changes.is_empty()
+        && let Err(error) = storage.commit(&segment.changes)
+    {
+        fail(shared, &error, &segment.answers);
+        return false;
+    }
+    conclude(shared, segment, tree.clone());
+    true
+}
+
+/// Publishes what was stored and answers its callers.
+fn conclude(shared: &Shared, segment: Segment, tree: Tree) {
+    let Segment {
+        changes,
+        own,
+        answers,
+        confs,
+    } = segment;
+    if !changes.is_empty() {
         let known = |own: Option<u64>| own.is_some_and(|count| shared.waiters.contains(count));
-        let applied: Vec<Applied> = segment
-            .changes
+        let applied: Vec<Applied> = changes
             .into_iter()
-            .zip(segment.own)
+            .zip(own)
             .map(|(change, own)| Applied {
                 change,
                 own: known(own),
             })
             .collect();
-        shared
-            .published
-            .publish(tree.clone(), Step::Changes(&applied));
+        shared.published.publish(tree, Step::Changes(&applied));
     }
-    for (count, answer) in segment.answers {
+    for (count, answer) in answers {
         shared.waiters.answer(count, answer);
     }
-    for (content, reload) in segment.confs {
+    for (content, reload) in confs {
         update_host_conf(shared, &content, reload);
     }
-    true
 }
 
 fn replace(
@@ -225,6 +314,7 @@ fn fail(shared: &Shared, error: &StorageError, answers: &[(u64, Answer)]) {
         let mut core = shared.lock_core();
         let mut queue = shared.disk.lock();
         queue.items.clear();
+        queue.tree = None;
         queue.failed = true;
         let stored = shared.published.snapshot();
         core.dfsm
@@ -238,6 +328,9 @@ fn fail(shared: &Shared, error: &StorageError, answers: &[(u64, Answer)]) {
         shared.waiters.answer(*count, Err(refused.clone()));
     }
     shared.waiters.abort(&refused);
+    let text = format!("the database of this node could not be written, it is read-only: {error}");
+    shared.status.log(3, "database", &text);
+    shared.disk.changed.notify_one();
     shared.refresh_writable();
     shared.wake();
 }

@@ -9,7 +9,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Shared, disk::Item};
+use super::{
+    Shared,
+    disk::{self, Item},
+};
 use crate::{
     clock,
     confwatch::TREE_NAME,
@@ -134,6 +137,7 @@ impl<G: Group> Runner<G> {
             self.drain();
         }
         self.group.disconnect();
+        self.shared.send_parked();
         self.shared.waiters.abort(&ProposeError::Busy);
     }
 
@@ -148,6 +152,9 @@ impl<G: Group> Runner<G> {
                 next = next.min(membership.join_at);
             }
             next = membership.send_at.map_or(next, |at| next.min(at));
+        }
+        if self.shared.lock_core().parked.is_refused() {
+            next = next.min(now + retry::PAUSE);
         }
         next.saturating_duration_since(now)
     }
@@ -325,6 +332,7 @@ impl<G: Group> Runner<G> {
             return;
         }
         self.tick_at = now + TICK;
+        self.shared.waiters.expire(now);
         let seconds = clock::unix_seconds();
         self.shared.lock_core().dfsm.handle_tick(seconds);
         self.shared.status.lock().handle_tick(seconds);
@@ -345,9 +353,8 @@ impl<G: Group> Runner<G> {
 
     fn drain_config(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let (leave, moved) = {
+        let (leave, pushed) = {
             let mut core = shared.lock_core();
-            let mode = core.dfsm.mode();
             let mut items = Vec::new();
             while let Some(effect) = core.dfsm.app_mut().poll_effect() {
                 self.take_effect(&mut core.dfsm, effect, &mut items);
@@ -358,18 +365,18 @@ impl<G: Group> Runner<G> {
                     answer: answer_for(result),
                 });
             });
-            if !items.is_empty() {
-                // Under the lock of the core, so that a failed disk can drop what is queued.
-                shared.disk.push(items, core.dfsm.app().tree());
-            }
-            (leave, mode)
+            // Under the lock of the core, so that a failed disk can drop what is queued.
+            let pushed =
+                (!items.is_empty()).then(|| shared.disk.push(items, core.dfsm.app().tree()));
+            (leave, pushed)
         };
+        if let Some(fits) = pushed {
+            disk::store_now(&shared, fits);
+        }
         if let Some(reason) = leave {
             self.leave_config(&reason);
         }
-        if moved == Mode::Synced {
-            shared.changed.notify_all();
-        }
+        shared.send_parked();
     }
 
     fn take_effect(

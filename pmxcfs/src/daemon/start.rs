@@ -63,7 +63,7 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
     make_folder(&cli.database_dir, None)?;
     make_folder(&cli.runtime_dir, Some(gid))?;
     let lock = lock(cli)?;
-    let (keeper, tree) = open_database(cli)?;
+    let (keeper, tree) = open_database(cli, &name)?;
     let own = MemberId {
         node: 0,
         pid: std::process::id(),
@@ -83,7 +83,41 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
         clock: clock::unix_seconds_u32,
     }));
     database.observe(Arc::clone(&file_system) as Arc<dyn Observer>);
-    fuse::clear_stale_mount(&cli.mountpoint)?;
+    let (session, unmounted) = mount(cli, file_system)?;
+    remove_if_there(&cli.runtime_dir.join(RESTART_FLAG))?;
+    write_pid(&cli.pid_path())?;
+    parent
+        .ready()
+        .context("unable to detach from the terminal")?;
+    notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!("serving '{}'", cli.mountpoint.display());
+
+    let end = signals
+        .wait(unmounted.as_fd())
+        .context("unable to wait for signals")?;
+    stop(cli, gid, session, &database)?;
+    drop(lock);
+    match end {
+        End::Signal(signal) => {
+            tracing::info!("exit proxmox configuration filesystem ({signal})");
+            Ok(())
+        }
+        End::Unmounted => bail!(
+            "'{}' was unmounted by somebody else; start the service again to get it back",
+            cli.mountpoint.display()
+        ),
+    }
+}
+
+/// Mounts; the descriptor becomes readable when somebody else takes the mount away.
+fn mount(cli: &Cli, file_system: Arc<Fs>) -> Result<(fuse::Session, Arc<EventFd>)> {
+    fuse::clear_stale_mount(&cli.mountpoint).with_context(|| {
+        format!(
+            "unable to clear the dead mount at '{}'",
+            cli.mountpoint.display()
+        )
+    })?;
+    make_folder(&cli.mountpoint, None)?;
     let config = MountConfig {
         threads: cli.threads.into(),
         ..MountConfig::new(&cli.mountpoint)
@@ -99,17 +133,11 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
     };
     let session = fuse::mount(&config, file_system, on_loss)
         .with_context(|| format!("unable to mount '{}'", cli.mountpoint.display()))?;
-    remove_if_there(&cli.runtime_dir.join(RESTART_FLAG))?;
-    write_pid(&cli.pid_path())?;
-    parent
-        .ready()
-        .context("unable to detach from the terminal")?;
-    notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!("serving '{}'", cli.mountpoint.display());
+    Ok((session, unmounted))
+}
 
-    let end = signals
-        .wait(unmounted.as_fd())
-        .context("unable to wait for signals")?;
+/// Ends what was started, in an order in which nobody waits for what is gone.
+fn stop(cli: &Cli, gid: Gid, session: fuse::Session, database: &Database) -> Result<()> {
     notify(&[sd_notify::NotifyState::Stopping]);
     let flag = cli.runtime_dir.join(RESTART_FLAG);
     if let Err(error) = write_restart_flag(&flag, gid) {
@@ -119,18 +147,7 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
     database.refuse();
     session.unmount();
     database.stop();
-    remove_if_there(&cli.pid_path())?;
-    drop(lock);
-    match end {
-        End::Signal(signal) => {
-            tracing::info!("exit proxmox configuration filesystem ({signal})");
-            Ok(())
-        }
-        End::Unmounted => bail!(
-            "'{}' was unmounted by somebody else; start the service again to get it back",
-            cli.mountpoint.display()
-        ),
-    }
+    remove_if_there(&cli.pid_path())
 }
 
 fn resolve(cli: &Cli, name: &str) -> Result<Option<String>> {
@@ -172,7 +189,7 @@ fn lock(cli: &Cli) -> Result<InstanceLock> {
         .context("unable to acquire pmxcfs lock")
 }
 
-fn open_database(cli: &Cli) -> Result<(Keeper, Tree)> {
+fn open_database(cli: &Cli, name: &str) -> Result<(Keeper, Tree)> {
     let opened = Store::open(&cli.database_dir, clock::unix_seconds_u32()).with_context(|| {
         format!(
             "memdb_open failed - unable to open database in '{}'",
@@ -188,6 +205,12 @@ fn open_database(cli: &Cli) -> Result<(Keeper, Tree)> {
     }
     match fs::read(&cli.corosync_conf) {
         Ok(content) if is_empty(&tree) && !cli.local => {
+            confwatch::check(&content, None, name).with_context(|| {
+                format!(
+                    "'{}' is not imported; mend or remove it, or start with --local",
+                    cli.corosync_conf.display()
+                )
+            })?;
             let now = clock::unix_seconds_u32();
             store
                 .import_conf(&mut tree, &Bytes::from(content), now)

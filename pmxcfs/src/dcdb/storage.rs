@@ -11,6 +11,9 @@ pub enum StorageError {
     /// The disk is full.
     #[error("{0}")]
     NoSpace(String),
+    /// Another process holds the database, for longer than the patience.
+    #[error("{0}")]
+    Busy(String),
     /// Any other failure.
     #[error("{0}")]
     Failed(String),
@@ -20,15 +23,27 @@ impl From<StorageError> for ProposeError {
     fn from(error: StorageError) -> Self {
         match error {
             StorageError::NoSpace(text) => Self::NoSpace(text),
-            StorageError::Failed(text) => Self::Storage(text),
+            StorageError::Busy(text) | StorageError::Failed(text) => Self::Storage(text),
         }
     }
+}
+
+/// How long a caller of [`Storage`] can wait for other processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Not at all: [`StorageError::Busy`] at once.
+    None,
+    /// As long as other users of the database wait, some seconds.
+    Usual,
 }
 
 /// Keeps the tree on disk. Every call is one transaction: all of it or nothing.
 ///
 /// Invariant: after an error the storage stays usable, and holds what it held before.
 pub trait Storage: Send {
+    /// How long to wait for another process that holds the database; for a while by default.
+    fn set_patience(&mut self, patience: Patience);
+
     /// Stores changes, in order.
     ///
     /// # Errors
@@ -71,6 +86,8 @@ impl Closed {
 }
 
 impl Storage for Closed {
+    fn set_patience(&mut self, _: Patience) {}
+
     fn commit(&mut self, _: &[Change]) -> Result<(), StorageError> {
         Self::refuse()
     }

@@ -324,7 +324,7 @@ impl Fs {
     /// `truncate(2)`: one operation at once. Pending edits of open handles are cut as well.
     fn truncate_path(&self, inode: Inode, size: usize) -> Result<(), FsError> {
         let open = self.open.of(inode);
-        let _alone = open.as_ref().map(|open| open.lock_publish());
+        let _alone = open.as_ref().map(super::open::OpenFile::begin_publication);
         let tree = self.snapshot();
         let entry = tree.get(inode).ok_or(FsError::Stale)?;
         if entry.is_dir() {

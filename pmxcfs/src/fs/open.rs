@@ -3,10 +3,10 @@
 //! | lock | guards | held while |
 //! |---|---|---|
 //! | `OpenFiles::by_inode` | which files are open | taking a snapshot, never during a change |
-//! | `OpenFile::publish` | one publication of a file at a time | a change is ordered: long |
+//! | [`Publication`] | one publication of a file at a time | a change is ordered: long |
 //! | `OpenFile::state` | sessions, view, last published entry | copying bytes only |
 //!
-//! Order: `publish` before `by_inode` before `state`. The observer takes the last two only, so it
+//! Order: the publication before `by_inode` before `state`. The observer takes the last two only, so it
 //! never waits for a change.
 
 use std::{
@@ -132,7 +132,9 @@ impl State {
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) inode: Inode,
-    pub(super) publish: Mutex<()>,
+    /// Whether a publication is under way.
+    publishing: Mutex<bool>,
+    published: Condvar,
     state: Mutex<State>,
     observed: Condvar,
 }
@@ -141,7 +143,8 @@ impl OpenFile {
     fn new(entry: &Arc<TreeEntry>) -> Self {
         Self {
             inode: entry.inode,
-            publish: Mutex::new(()),
+            publishing: Mutex::new(false),
+            published: Condvar::new(),
             state: Mutex::new(State {
                 entry: Arc::clone(entry),
                 gone: None,
@@ -175,8 +178,45 @@ impl OpenFile {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    pub(super) fn lock_publish(&self) -> MutexGuard<'_, ()> {
-        self.publish.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Begins a publication, once no other one is under way.
+    pub(super) fn begin_publication(self: &Arc<Self>) -> Publication {
+        let publishing = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .published
+            .wait_while(publishing, |publishing| *publishing);
+        *waited.unwrap_or_else(PoisonError::into_inner) = true;
+        Publication(Arc::clone(self))
+    }
+
+    /// Begins a publication, if no other one is under way.
+    pub(super) fn try_publication(self: &Arc<Self>) -> Option<Publication> {
+        let mut publishing = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *publishing {
+            return None;
+        }
+        *publishing = true;
+        Some(Publication(Arc::clone(self)))
+    }
+}
+
+/// A publication under way. Unlike a lock it may end on another thread than it began on.
+#[derive(Debug)]
+pub(super) struct Publication(Arc<OpenFile>);
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        *self
+            .0
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.published.notify_one();
     }
 }
 

@@ -1,12 +1,12 @@
 //! Publishing the edits of a handle as one operation. All of this waits for the order.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     Fs, FsError, Stale, ino_of,
-    open::{FileHandle, Gone, Handle, State},
+    open::{FileHandle, Gone, Handle, Publication, State},
     session::Session,
 };
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
 
 /// How often a file is looked up anew when it was renamed just before its operation.
 const RENAME_RETRIES: usize = 3;
+
+/// Takes the result of a flush.
+pub type FlushDone = Box<dyn FnOnce(Result<(), FsError>) + Send>;
 
 /// What tells whether a descriptor remains that a closed one was a copy of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,15 +116,63 @@ impl Fs {
         result
     }
 
+    /// As [`Self::flush`], but hands the result to `done` instead of waiting for it. Gives `done`
+    /// back when another publication of the file is under way, and it would have to wait for that.
+    ///
+    /// # Errors
+    /// `done` itself, not called.
+    pub fn flush_then(self: &Arc<Self>, handle: u64, done: FlushDone) -> Result<(), FlushDone> {
+        let handle = match self.open.get(handle) {
+            Ok(Handle::File(handle)) => handle,
+            Ok(Handle::Virtual(..) | Handle::Directory(_)) => {
+                done(Ok(()));
+                return Ok(());
+            }
+            Err(error) => {
+                done(Err(error));
+                return Ok(());
+            }
+        };
+        if !handle.file.state().edits.contains_key(&handle.id) {
+            done(Ok(()));
+            return Ok(());
+        }
+        let Some(publication) = handle.file.try_publication() else {
+            return Err(done);
+        };
+        let begun = self.begin(&handle);
+        let flush = Flush {
+            fs: Arc::clone(self),
+            handle,
+            publication,
+            done,
+        };
+        match begun {
+            Ok(Some(session)) => flush.submit(session, None, RENAME_RETRIES),
+            Ok(None) => flush.end(Ok(())),
+            Err(error) => flush.end(Err(error)),
+        }
+        Ok(())
+    }
+
     fn publish(&self, handle: &FileHandle, on_failure: OnFailure) -> Result<(), FsError> {
         if !handle.file.state().edits.contains_key(&handle.id) {
             return Ok(());
         }
-        let _alone = handle.file.lock_publish();
-        let mut result = self.begin(handle).and_then(|begun| match begun {
+        let _alone = handle.file.begin_publication();
+        let result = self.begin(handle).and_then(|begun| match begun {
             Some(session) => self.submit(handle, &session),
             None => Ok(()),
         });
+        self.conclude(handle, result, on_failure)
+    }
+
+    fn conclude(
+        &self,
+        handle: &FileHandle,
+        mut result: Result<(), FsError>,
+        on_failure: OnFailure,
+    ) -> Result<(), FsError> {
         if result.is_err() && handle.file.state().gone == Some(Gone::Here) {
             // Unlinked by another process of this node while the operation was on its way.
             result = Ok(());
@@ -154,20 +205,11 @@ impl Fs {
     }
 
     fn submit(&self, handle: &FileHandle, session: &Session) -> Result<(), FsError> {
-        let inode = handle.file.inode;
         let mut last_path = None;
         for _ in 0..RENAME_RETRIES {
-            let Some((path, entry)) = self.live_entry(inode) else {
-                return match handle.file.settled().gone {
-                    Some(Gone::Here) => Ok(()),
-                    Some(Gone::Elsewhere) | None => Err(FsError::Removed),
-                };
-            };
-            if last_path.as_ref() == Some(&path) {
-                break;
-            }
-            let Some(op) = op_of(session, path.clone(), &entry) else {
-                return Ok(());
+            let (path, op) = match self.next_op(handle, session, last_path.as_ref()) {
+                ControlFlow::Continue(next) => next,
+                ControlFlow::Break(result) => return result,
             };
             match self.backend.propose(op) {
                 Ok(_) => return Ok(()),
@@ -176,6 +218,29 @@ impl Fs {
             }
         }
         Err(FsError::Removed)
+    }
+
+    /// The operation to propose and its path, or what to answer without one. `last_path` is where
+    /// the file was not found a moment ago.
+    fn next_op(
+        &self,
+        handle: &FileHandle,
+        session: &Session,
+        last_path: Option<&Bytes>,
+    ) -> ControlFlow<Result<(), FsError>, (Bytes, Op)> {
+        let Some((path, entry)) = self.live_entry(handle.file.inode) else {
+            return ControlFlow::Break(match handle.file.settled().gone {
+                Some(Gone::Here) => Ok(()),
+                Some(Gone::Elsewhere) | None => Err(FsError::Removed),
+            });
+        };
+        if last_path == Some(&path) {
+            return ControlFlow::Break(Err(FsError::Removed));
+        }
+        match op_of(session, path.clone(), &entry) {
+            Some(op) => ControlFlow::Continue((path, op)),
+            None => ControlFlow::Break(Ok(())),
+        }
     }
 
     /// Ends a publication: its edits are applied or dropped, or pending again.
@@ -196,6 +261,40 @@ impl Fs {
             let ino = ino_of(handle.file.inode);
             self.notes.inode(ino, Stale::Content, &tree);
         }
+    }
+}
+
+/// A flush whose answer is on its way.
+struct Flush {
+    fs: Arc<Fs>,
+    handle: FileHandle,
+    publication: Publication,
+    done: FlushDone,
+}
+
+impl Flush {
+    fn submit(self, session: Session, last_path: Option<Bytes>, tries: usize) {
+        let next = match self.fs.next_op(&self.handle, &session, last_path.as_ref()) {
+            ControlFlow::Continue(next) if tries > 0 => next,
+            ControlFlow::Continue(_) => return self.end(Err(FsError::Removed)),
+            ControlFlow::Break(result) => return self.end(result),
+        };
+        let (path, op) = next;
+        let backend = Arc::clone(&self.fs.backend);
+        let answer = move |result| match result {
+            Ok(_) => self.end(Ok(())),
+            Err(ProposeError::Op(OpError::NotFound)) => {
+                self.submit(session, Some(path), tries - 1);
+            }
+            Err(error) => self.end(Err(error.into())),
+        };
+        backend.submit(op, Box::new(answer));
+    }
+
+    fn end(self, result: Result<(), FsError>) {
+        let result = self.fs.conclude(&self.handle, result, OnFailure::Discard);
+        drop(self.publication);
+        (self.done)(result);
     }
 }
 

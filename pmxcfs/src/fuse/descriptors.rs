@@ -8,11 +8,7 @@
 //! A wrong "remains" only delays the operation until the kernel drops the file, right after. A
 //! wrong "none remains" publishes early, which is what closing means to most file systems.
 
-use std::{
-    fs,
-    os::unix::ffi::{OsStrExt, OsStringExt},
-    path::Path,
-};
+use std::{fs, os::unix::ffi::OsStringExt, path::Path};
 
 use crate::fs::FlushProbe;
 
@@ -24,7 +20,13 @@ const DELETED: &[u8] = b" (deleted)";
 
 /// Whether another descriptor of the probed open file remains in the closing process `pid`, in
 /// one that opened or wrote it, or, if the file would be left empty, in a child of the closing one.
+///
+/// A process that wrote something and closes the file, without others that have it, means the
+/// close: nothing is looked up for it.
 pub(super) fn remains(probe: &FlushProbe, pid: u32) -> bool {
+    if !probe.emptied && probe.pids.iter().all(|known| *known == pid) {
+        return false;
+    }
     let mut pids = probe.pids.clone();
     pids.retain(|known| *known != pid);
     if pid != 0 {

@@ -1,11 +1,11 @@
 //! The database file as the storage of the configuration database.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{Store, StoreError, Syncer};
 use crate::{
     clock,
-    dcdb::{Storage, StorageError},
+    dcdb::{Patience, Storage, StorageError},
     memdb::{Change, Tree},
 };
 
@@ -38,6 +38,8 @@ impl From<StoreError> for StorageError {
         let text = error.chain();
         if error.is_no_space() {
             Self::NoSpace(text)
+        } else if error.is_busy() {
+            Self::Busy(text)
         } else {
             Self::Failed(text)
         }
@@ -45,6 +47,14 @@ impl From<StoreError> for StorageError {
 }
 
 impl Storage for Keeper {
+    fn set_patience(&mut self, patience: Patience) {
+        let timeout = match patience {
+            Patience::None => Duration::ZERO,
+            Patience::Usual => super::Options::default().busy_timeout,
+        };
+        self.store.set_busy_timeout(timeout);
+    }
+
     fn commit(&mut self, changes: &[Change]) -> Result<(), StorageError> {
         Ok(self.store.commit(changes)?)
     }

@@ -168,6 +168,13 @@ impl Store {
         }
     }
 
+    /// Sets how long to wait for another process that holds the database.
+    pub fn set_busy_timeout(&self, timeout: Duration) {
+        if let Err(error) = self.conn.busy_timeout(timeout) {
+            tracing::warn!(%error, "the busy timeout of the database stays as it was");
+        }
+    }
+
     /// Tries whether the database can be written: stores the version row once more as it is.
     ///
     /// # Errors

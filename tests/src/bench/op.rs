@@ -47,13 +47,15 @@ pub enum Op {
     Mkdir,
     /// Write 512 KiB to a file, 4 KiB at a time.
     Big,
-    /// Sixteen writers, each replacing a file of its own.
+    /// Sixteen writers, each writing a file of its own anew (open, truncate, write, close).
     Parallel,
+    /// Sixteen writers, each replacing a file of its own by tmp+rename, all in one directory.
+    Replacers,
 }
 
 impl Op {
     /// All kinds, in the order in which they are measured.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Create,
         Self::Replace,
         Self::Append,
@@ -63,6 +65,7 @@ impl Op {
         Self::Mkdir,
         Self::Big,
         Self::Parallel,
+        Self::Replacers,
     ];
 
     /// Name in reports.
@@ -78,6 +81,7 @@ impl Op {
             Self::Mkdir => "mkdir+rmdir",
             Self::Big => "512K by 4K",
             Self::Parallel => "16 writers",
+            Self::Replacers => "16 replacers",
         }
     }
 
@@ -91,7 +95,7 @@ impl Op {
     pub(super) fn count(self, ops: u32) -> u32 {
         match self {
             Self::Big => ops.div_ceil(OPS_PER_BIG),
-            Self::Parallel => ops.next_multiple_of(WRITERS),
+            Self::Parallel | Self::Replacers => ops.next_multiple_of(WRITERS),
             _ => ops,
         }
     }
@@ -101,7 +105,7 @@ impl Op {
         match self {
             Self::Replace => fs::write(file(work, 0), b"old")?,
             Self::Append => fs::write(file(work, 0), b"")?,
-            Self::Parallel => {
+            Self::Parallel | Self::Replacers => {
                 for writer in 0..WRITERS {
                     fs::write(file(work, writer), b"old")?;
                 }
@@ -113,8 +117,10 @@ impl Op {
 
     /// Does it `count` times and gives the duration of each.
     pub(super) fn run(self, work: &Path, count: u32) -> Result<Vec<Duration>> {
-        if self == Self::Parallel {
-            return parallel(work, count / WRITERS);
+        match self {
+            Self::Parallel => return parallel(work, count / WRITERS, rewrite),
+            Self::Replacers => return parallel(work, count / WRITERS, replace),
+            _ => {}
         }
         (0..count).map(|i| timed(|| self.once(work, i))).collect()
     }
@@ -122,7 +128,8 @@ impl Op {
     fn once(self, work: &Path, i: u32) -> Result<()> {
         match self {
             Self::Create => create(&file(work, i), &content(i)),
-            Self::Replace | Self::Parallel => replace(&file(work, 0), &content(i)),
+            Self::Replace | Self::Replacers => replace(&file(work, 0), &content(i)),
+            Self::Parallel => rewrite(&file(work, 0), &content(i)),
             Self::Append => append(&file(work, 0), i),
             Self::Read => read(&work.join(format!("read/{}", i % READ_FILES))),
             Self::Stat => stat(&work.join(format!("read/{}", i % READ_FILES))),
@@ -147,7 +154,7 @@ impl Op {
                 same(&file(work, 0), &lines)
             }
             Self::Big => same(&file(work, last), &vec![b'b'; BIG]),
-            Self::Parallel => {
+            Self::Parallel | Self::Replacers => {
                 let last = content(count / WRITERS - 1);
                 (0..WRITERS).try_for_each(|writer| same(&file(work, writer), &last))
             }
@@ -173,13 +180,17 @@ fn timed(operation: impl FnOnce() -> Result<()>) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-fn parallel(work: &Path, each: u32) -> Result<Vec<Duration>> {
+fn parallel(
+    work: &Path,
+    each: u32,
+    change: fn(&Path, &[u8]) -> Result<()>,
+) -> Result<Vec<Duration>> {
     let barrier = Barrier::new(usize::try_from(WRITERS)?);
     let one = |writer: u32| -> Result<Vec<Duration>> {
         let path = file(work, writer);
         barrier.wait();
         (0..each)
-            .map(|i| timed(|| replace(&path, &content(i))))
+            .map(|i| timed(|| change(&path, &content(i))))
             .collect()
     };
     thread::scope(|scope| {
@@ -221,6 +232,11 @@ fn replace(path: &Path, data: &[u8]) -> Result<()> {
     let tmp = path.with_extension("tmp");
     create(&tmp, data)?;
     Ok(fs::rename(&tmp, path)?)
+}
+
+fn rewrite(path: &Path, data: &[u8]) -> Result<()> {
+    let mut file = OpenOptions::new().write(true).truncate(true).open(path)?;
+    Ok(file.write_all(data)?)
 }
 
 fn append(path: &Path, i: u32) -> Result<()> {
