@@ -56,11 +56,7 @@ fn a_cut_during_a_change(cluster: &mut Cluster) {
 }
 
 fn an_end_with_open_files(cluster: &mut Cluster) {
-    let mut reader = fs::File::open(cluster.path(2, "f")).unwrap();
-    let mut writer = fs::File::create(cluster.path(2, "unfinished")).unwrap();
-    writer.write_all(b"never closed in time").unwrap();
     let host = cluster.lab.host(2);
-    let inside = host.start("sleeper", "sleep".as_ref(), &["600"]).unwrap();
     let script = "cd /etc/pve; exec 3<f; touch /run/inside; exec sleep 600";
     let busy = host
         .start("busy", "bash".as_ref(), &["-c", script])
@@ -70,12 +66,15 @@ fn an_end_with_open_files(cluster: &mut Cluster) {
     })
     .unwrap();
 
+    let mut reader = fs::File::open(cluster.path(2, "f")).unwrap();
+    let mut writer = fs::File::create(cluster.path(2, "unfinished")).unwrap();
+    writer.write_all(b"never closed in time").unwrap();
     let daemon = cluster.pmxcfs[1].take().unwrap();
     let status = daemon.program().stop(STOP_LIMIT).unwrap();
     assert!(status.success(), "{status}");
     reader.read_to_end(&mut Vec::new()).unwrap_err();
     files::close(writer).unwrap_err();
-    drop((inside, busy));
+    drop(busy);
     cluster.start_pmxcfs(2, &[]).unwrap();
     cluster.await_in_sync().unwrap();
 }
