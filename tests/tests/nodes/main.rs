@@ -5,6 +5,7 @@
     reason = "functions that tests share fail the test as tests do"
 )]
 
+mod age_of_locks;
 mod conf;
 mod disk;
 mod ending;
