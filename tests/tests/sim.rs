@@ -9,7 +9,7 @@ use std::sync::{
 use tests::sim::{self, Defect, Fault, Options, Report, World, check::Counts};
 
 /// Histories of one run: as many as a short run allows.
-const HISTORIES: u64 = if cfg!(debug_assertions) { 300 } else { 4000 };
+const HISTORIES: u64 = 2500;
 
 /// Runs histories on all cores; the first failure ends the test.
 fn run_all(histories: impl Fn(u64) -> Options + Sync, count: u64) -> Counts {
