@@ -1,0 +1,2 @@
+//! Group messaging for clusters: totally ordered multicast with extended virtual synchrony,
+//! membership and quorum, on the wire of Corosync 3.
