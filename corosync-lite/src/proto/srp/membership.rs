@@ -17,6 +17,15 @@ use crate::wire::srp::{
 /// Ring sequences from here on are refused, so that the next one can always be made.
 const RING_SEQ_LIMIT: u64 = 1 << 62;
 
+/// What is known of a node that is no member.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    /// Highest ring sequence that it has shown, or that was shared with it.
+    ring_seq: u64,
+    /// First and last time that it was heard with no higher one.
+    heard: Option<(Instant, Instant)>,
+}
+
 impl Srp {
     /// Starts to agree on a membership; the proposal is what `proc` and `failed` say.
     pub(super) fn enter_gather(&mut self, now: Instant, reason: GatherReason) {
@@ -95,7 +104,12 @@ impl Srp {
         let is_overtaken = join.ring_seq < self.ring.seq;
         match self.state {
             State::Operational => {
-                if failed.contains(&self.node) || (self.memb.contains(&from) && is_overtaken) {
+                let is_stale = if self.memb.contains(&from) {
+                    is_overtaken
+                } else {
+                    self.is_of_the_past(now, from, join.ring_seq)
+                };
+                if is_stale || failed.contains(&self.node) {
                     return Err(Discard::Stale);
                 }
             }
@@ -116,6 +130,39 @@ impl Srp {
         }
         self.ring_seq_max = self.ring_seq_max.max(join.ring_seq);
         self.process_join(now, from, join.is_leave(), &proc, &failed)
+    }
+
+    /// Whether a node that is no member shows a ring sequence that it is known to have left
+    /// behind: then the datagram is late, or recorded and played back. A node that has lost what
+    /// it had stored shows the same; it is believed when it keeps on for a token timeout.
+    fn is_of_the_past(&mut self, now: Instant, from: NodeId, ring_seq: u64) -> bool {
+        let patience = self.config.token;
+        let Some(past) = self.past.get_mut(&from) else {
+            self.remember(from, ring_seq);
+            return false;
+        };
+        let (since, last) = match past.heard {
+            Some((since, last)) if now.saturating_duration_since(last) < patience => (since, now),
+            _ => (now, now),
+        };
+        let is_past = ring_seq <= past.ring_seq;
+        if is_past && now.saturating_duration_since(since) < patience {
+            past.heard = Some((since, last));
+            return true;
+        }
+        past.ring_seq = ring_seq;
+        past.heard = None;
+        false
+    }
+
+    /// Notes the highest ring sequence that a node is known to have been at.
+    pub(super) fn remember(&mut self, node: NodeId, ring_seq: u64) {
+        if self.past.len() >= NODES_MAX && !self.past.contains_key(&node) {
+            self.past.pop_first();
+        }
+        let past = self.past.entry(node).or_default();
+        past.ring_seq = past.ring_seq.max(ring_seq);
+        past.heard = None;
     }
 
     /// Compares a proposal with this node's, in the gather or operational state.
@@ -283,7 +330,12 @@ impl Srp {
             State::Gather => gather,
             _ => return Err(Discard::Foreign),
         };
-        if self.memb.contains(&from) && ring.seq <= self.installed.seq {
+        let is_stale = if self.memb.contains(&from) {
+            ring.seq <= self.installed.seq
+        } else {
+            matches!(self.state, State::Operational) && self.is_of_the_past(now, from, ring.seq)
+        };
+        if is_stale {
             return Err(Discard::Stale);
         }
         if matches!(self.state, State::Gather) && self.proc.contains(&from) {

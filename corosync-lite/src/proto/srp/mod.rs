@@ -31,7 +31,7 @@ mod stats;
 mod timer;
 mod token;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -39,6 +39,7 @@ use bytes::Bytes;
 pub use self::config::{Config, DATAGRAM_LEN_MAX, Delivery};
 pub use self::stats::{Discard, GatherReason, Stats};
 use crate::wire::srp::{Message, NodeId, RingId, SeqNo};
+use membership::Past;
 use ordering::SortQueue;
 use recovery::Recovery;
 use timer::{Timer, TimerTable};
@@ -201,6 +202,8 @@ pub struct Srp {
     /// Nodes whose last join message equalled this node's proposal.
     consensus: BTreeSet<NodeId>,
     failed_to_receive: bool,
+    /// Nodes that are no members, at most as many as a ring may have.
+    past: BTreeMap<NodeId, Past>,
     /// Messages of the installed ring.
     regular: SortQueue,
     rotation: Rotation,
@@ -240,6 +243,7 @@ impl Srp {
             failed: BTreeSet::new(),
             consensus: BTreeSet::new(),
             failed_to_receive: false,
+            past: BTreeMap::new(),
             regular: SortQueue::default(),
             rotation: Rotation::default(),
             ordinary: VecDeque::new(),

@@ -256,7 +256,11 @@ impl Srp {
         };
         self.deliver_up_to(limit);
         let members: BTreeSet<NodeId> = self.members.iter().copied().collect();
-        let left = self.memb.difference(&trans).copied().collect();
+        let left: Vec<NodeId> = self.memb.difference(&trans).copied().collect();
+        for node in &left {
+            self.remember(*node, self.installed.seq);
+        }
+        self.past.retain(|node, _| !members.contains(node));
         let joined = members.difference(&trans).copied().collect();
         let ring = self.ring;
         self.event(Event::Transitional {
