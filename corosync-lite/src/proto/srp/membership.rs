@@ -20,9 +20,11 @@ const RING_SEQ_LIMIT: u64 = 1 << 62;
 /// What is known of a node that is no member.
 #[derive(Debug, Default)]
 pub(super) struct Past {
-    /// Highest ring sequence that it has shown, or that was shared with it.
-    ring_seq: u64,
-    /// First and last time that it was heard with no higher one.
+    /// Lowest ring sequence that it can be at: above any ring shared with it, not below what it
+    /// has shown since. (A node on its way to a new ring still shows the last one: to ignore that,
+    /// too, would let two nodes chase each other for ever.)
+    ring_seq_min: u64,
+    /// First and last time that it was heard with a lower one.
     heard: Option<(Instant, Instant)>,
 }
 
@@ -138,31 +140,35 @@ impl Srp {
     fn is_of_the_past(&mut self, now: Instant, from: NodeId, ring_seq: u64) -> bool {
         let patience = self.config.token;
         let Some(past) = self.past.get_mut(&from) else {
-            self.remember(from, ring_seq);
             return false;
         };
         let (since, last) = match past.heard {
             Some((since, last)) if now.saturating_duration_since(last) < patience => (since, now),
             _ => (now, now),
         };
-        let is_past = ring_seq <= past.ring_seq;
+        let is_past = ring_seq < past.ring_seq_min;
         if is_past && now.saturating_duration_since(since) < patience {
             past.heard = Some((since, last));
             return true;
         }
-        past.ring_seq = ring_seq;
+        past.ring_seq_min = ring_seq;
         past.heard = None;
         false
     }
 
-    /// Notes the highest ring sequence that a node is known to have been at.
-    pub(super) fn remember(&mut self, node: NodeId, ring_seq: u64) {
+    /// Notes that a node has left the ring with this sequence.
+    pub(super) fn remember(&mut self, node: NodeId, shared_ring_seq: u64) {
         if self.past.len() >= NODES_MAX && !self.past.contains_key(&node) {
             self.past.pop_first();
         }
-        let past = self.past.entry(node).or_default();
-        past.ring_seq = past.ring_seq.max(ring_seq);
-        past.heard = None;
+        let ring_seq_min = shared_ring_seq.saturating_add(1);
+        self.past.insert(
+            node,
+            Past {
+                ring_seq_min,
+                heard: None,
+            },
+        );
     }
 
     /// Compares a proposal with this node's, in the gather or operational state.

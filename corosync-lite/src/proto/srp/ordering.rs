@@ -172,7 +172,8 @@ impl SortQueue {
     /// Forgets messages that every node has.
     pub(super) fn release(&mut self, up_to: SeqNo) {
         let up_to = up_to.earlier(self.aru).earlier(self.delivered);
-        while self.head.is_up_to(up_to) {
+        // Half-way round the circle "earlier" has no meaning: stop at what is here in any case.
+        while self.head.is_up_to(up_to) && self.head.is_up_to(self.aru) {
             self.slots.pop_front();
             self.head = self.head.next();
         }
@@ -351,8 +352,11 @@ mod tests {
         );
         assert_eq!(queue.request_missing(SeqNo(3), ring, 5, &mut rtr), 0);
         // An absurd end neither hangs nor grows beyond the window.
-        queue.request_missing(SeqNo(1 << 30), ring, u32::MAX, &mut Vec::new());
-        assert!(queue.len() <= WINDOW as usize);
+        for end in [1 << 30, 1 << 31, (1 << 31) + WINDOW, u32::MAX] {
+            queue.request_missing(SeqNo(end), ring, u32::MAX, &mut Vec::new());
+            queue.release(SeqNo(end));
+            assert!(queue.len() <= WINDOW as usize);
+        }
     }
 
     #[test]

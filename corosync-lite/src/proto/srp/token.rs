@@ -55,6 +55,20 @@ impl Default for Rotation {
     }
 }
 
+impl Rotation {
+    /// As if these were the numbers of the last token.
+    #[cfg(test)]
+    pub(super) fn after(token_seq: SeqNo, aru: SeqNo) -> Self {
+        Self {
+            token_seq,
+            last_aru: aru,
+            last_seq: aru,
+            stable: aru,
+            ..Self::default()
+        }
+    }
+}
+
 impl Srp {
     pub(super) fn handle_orf_token(
         &mut self,
@@ -73,6 +87,11 @@ impl Srp {
         }
         if token.token_seq.is_up_to(self.rotation.token_seq) {
             return Err(Discard::Duplicate);
+        }
+        let high = self.active_queue().high();
+        if token.seq.is_before(high) || token.seq.is_before(token.aru) {
+            // Numbers are given at token visits only: none can be in use beyond the token's.
+            return Err(Discard::Implausible);
         }
         self.stats.tokens_accepted += 1;
         let forward = self.note_progress(now, &token);

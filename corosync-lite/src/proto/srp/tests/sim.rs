@@ -104,7 +104,20 @@ pub(super) struct Sim {
     pub(super) queued_max: usize,
     /// Whether the trace has every datagram.
     pub(super) is_verbose: bool,
+    /// Drops what it says true to.
+    pub(super) filter: Option<Filter>,
+    /// Everything that was told to the layers above, with the time in microseconds.
+    pub(super) journal: Vec<(u64, NodeId, Event)>,
+    /// Datagrams sent to others.
+    pub(super) sent: u64,
+    /// One byte in so many datagrams of 1000 is changed.
+    pub(super) mangled: u64,
+    /// Whether the checker is not asked: stored numbers were lost, or datagrams changed.
+    pub(super) is_lawless: bool,
 }
+
+/// From, to, datagram.
+pub(super) type Filter = fn(NodeId, NodeId, &[u8]) -> bool;
 
 fn fnv(digest: u64, bytes: &[u8]) -> u64 {
     let step = |digest: u64, byte: &u8| (digest ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3);
@@ -129,6 +142,11 @@ impl Sim {
             digest: 0,
             queued_max: 0,
             is_verbose: false,
+            filter: None,
+            journal: Vec::new(),
+            sent: 0,
+            mangled: 0,
+            is_lawless: false,
         };
         for id in 1..=node_count {
             let node = Node {
@@ -387,14 +405,41 @@ impl Sim {
             let old = self.recorded[usize::try_from(old).unwrap()].clone();
             self.post(to, old);
         }
-        let is_cut = self.side.get(&from) != self.side.get(&to);
+        self.sent += 1;
+        let is_filtered = self
+            .filter
+            .is_some_and(|is_lost| is_lost(from, to, datagram));
+        let is_cut = self.side.get(&from) != self.side.get(&to) || is_filtered;
         if is_cut || self.random.chance(self.weather.loss) {
             return;
         }
         if self.random.chance(self.weather.duplicate) {
             self.post(to, datagram.clone());
         }
+        if self.mangled > 0 && self.random.chance(self.mangled) {
+            let mut bytes = datagram.to_vec();
+            let at = usize::try_from(self.random.below(bytes.len() as u64)).unwrap();
+            bytes[at] ^= 1 << self.random.below(8);
+            return self.post(to, Bytes::from(bytes));
+        }
         self.post(to, datagram.clone());
+    }
+
+    /// Hands a datagram to a node at once, as if from the network.
+    pub(super) fn inject(&mut self, to: NodeId, datagram: Bytes) -> Result<(), String> {
+        self.arrive(to, datagram)
+    }
+
+    /// Everything that was sent so far, up to a limit.
+    pub(super) fn recorded(&self) -> Vec<Bytes> {
+        self.recorded.clone()
+    }
+
+    /// Loses what the node had stored.
+    pub(super) fn wipe(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.stored_ring_seq = 0;
+        }
     }
 
     fn post(&mut self, to: NodeId, datagram: Bytes) {
@@ -417,6 +462,7 @@ impl Sim {
         if !matches!(event, Event::Deliver(_)) {
             self.note(format!("{id} {event:?}"));
         }
+        self.journal.push((self.now / 1000, id, event.clone()));
         let now = self.time();
         let Some(node) = self.nodes.get_mut(&id) else {
             return Ok(());
@@ -449,7 +495,11 @@ impl Sim {
             }
             _ => {}
         }
-        self.checker.note(process, event)
+        if self.is_lawless {
+            Ok(())
+        } else {
+            self.checker.note(process, event)
+        }
     }
 
     /// Whether all nodes run, on one ring, with the sync phase behind them.
