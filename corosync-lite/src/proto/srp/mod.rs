@@ -380,6 +380,17 @@ impl Srp {
         self.config.send_queue_len_max.saturating_sub(queue.len())
     }
 
+    /// Takes back the frames of a lane that were not sent. When configurations follow each other
+    /// faster than tokens, what was queued for the sync phase of an earlier one is of no use any
+    /// more and fills the queue; the caller knows which of its frames can be left out.
+    #[must_use]
+    pub fn take_unsent(&mut self, lane: Lane) -> VecDeque<Bytes> {
+        std::mem::take(match lane {
+            Lane::Ordinary => &mut self.ordinary,
+            Lane::Sync => &mut self.sync,
+        })
+    }
+
     /// All members have finished the sync phase of a configuration: ordinary frames are sent
     /// again. Without effect when a later configuration is already on its way up.
     pub fn sync_done(&mut self, now: Instant, ring: RingId) {

@@ -89,12 +89,20 @@ impl Srp {
             return Err(Discard::Duplicate);
         }
         let high = self.active_queue().high();
-        if token.seq.is_before(high) || token.seq.is_before(token.aru) {
-            // Numbers are given at token visits only: none can be in use beyond the token's.
+        // Numbers are given at token visits only: none can be in use beyond the token's. An aru
+        // that belongs to no member would never rise again.
+        let is_stranger = token.aru_addr != NodeId::NONE && !self.members.contains(&token.aru_addr);
+        if token.seq.is_before(high) || token.seq.is_before(token.aru) || is_stranger {
             return Err(Discard::Implausible);
         }
         self.stats.tokens_accepted += 1;
         let forward = self.note_progress(now, &token);
+        let is_recovering = matches!(self.state, State::Recovery(_));
+        if is_recovering && self.rotation.seq_unchanged > self.config.fail_recv_const {
+            // Recovery ends a few rotations after the last message: this one will not.
+            self.enter_gather(now, GatherReason::TokenLostInRecovery);
+            return Ok(());
+        }
         self.release(token.aru);
         let last_aru = std::mem::replace(&mut self.rotation.last_aru, token.aru);
 

@@ -478,6 +478,12 @@ impl Sim {
             Event::Regular { ring, members, .. } => {
                 node.synced.clear();
                 node.regular = Some((*ring, members.clone()));
+                let stale = srp.take_unsent(Lane::Sync);
+                if stale.iter().any(|frame| !frame.starts_with(b"S ")) {
+                    return Err(format!(
+                        "{id}: an ordinary frame was queued for the sync phase"
+                    ));
+                }
                 let frame = Bytes::from(format!("S {ring} {id} {}", node.life));
                 srp.mcast(now, Lane::Sync, frame)
                     .map_err(|error| format!("{id}: sync message refused: {error}"))?;
@@ -504,6 +510,12 @@ impl Sim {
 
     /// Whether all nodes run, on one ring, with the sync phase behind them.
     pub(super) fn is_whole(&self) -> bool {
+        let is_behind = |node: &Node| node.srp.as_ref().is_some_and(|srp| !srp.is_synchronizing());
+        self.is_one_ring() && self.nodes.values().all(is_behind)
+    }
+
+    /// Whether all nodes run, on one ring.
+    pub(super) fn is_one_ring(&self) -> bool {
         let all = self.ids();
         let rings: BTreeSet<_> = self
             .nodes
@@ -511,8 +523,9 @@ impl Sim {
             .map(|node| node.regular.clone())
             .collect();
         let is_ready = |node: &Node| {
-            let srp = node.srp.as_ref();
-            srp.is_some_and(|srp| srp.phase() == Phase::Operational && !srp.is_synchronizing())
+            node.srp
+                .as_ref()
+                .is_some_and(|srp| srp.phase() == Phase::Operational)
         };
         rings.len() == 1
             && rings.iter().flatten().all(|(_, members)| *members == all)
