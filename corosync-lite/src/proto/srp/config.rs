@@ -78,16 +78,20 @@ impl Config {
     /// The defaults for a token timeout; those that are fractions of it follow it.
     #[must_use]
     pub fn with_token(token: Duration) -> Self {
-        let token_retransmit = whole_ms(token.mul_f64(1.0 / 4.2));
-        let hold = whole_ms(token_retransmit.mul_f64(0.8)).saturating_sub(ms(10));
+        let token_ms = u64::try_from(token.as_millis()).unwrap_or(u64::MAX / 10);
+        // Four retransmissions and a fifth; integers, so that all nodes compute the same.
+        let retransmit_ms = token_ms.saturating_mul(10) / 42;
+        let hold_ms = (retransmit_ms.saturating_mul(8) / 10)
+            .saturating_sub(10)
+            .max(1);
         Self {
             token,
             token_warning_percent: 75,
-            token_retransmit,
-            hold: hold.max(ms(1)),
+            token_retransmit: ms(retransmit_ms),
+            hold: ms(hold_ms),
             join: ms(50),
             send_join: Duration::ZERO,
-            consensus: whole_ms(token.mul_f64(1.2)),
+            consensus: ms(token_ms.saturating_mul(6) / 5),
             merge: ms(200),
             downcheck: ms(1000),
             fail_recv_const: 2500,
@@ -128,19 +132,17 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// Cuts off fractions of a millisecond.
-fn whole_ms(duration: Duration) -> Duration {
-    ms(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn defaults_follow_the_token_timeout() {
-        for (token, retransmit, hold, consensus) in [(3000, 714, 561, 3600), (3650, 869, 685, 4380)]
-        {
+        for (token, retransmit, hold, consensus) in [
+            (126, 30, 14, 151),
+            (3000, 714, 561, 3600),
+            (3650, 869, 685, 4380),
+        ] {
             let config = Config::with_token(ms(token));
             assert_eq!(config.token_retransmit, ms(retransmit));
             assert_eq!(config.hold, ms(hold));
