@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -22,8 +21,6 @@ const SRP_NORMAL: u8 = 2;
 /// One UDP datagram of a capture.
 #[derive(Debug)]
 pub(crate) struct Datagram {
-    pub(crate) from: Ipv4Addr,
-    pub(crate) to: Ipv4Addr,
     pub(crate) port: u16,
     pub(crate) payload: Vec<u8>,
 }
@@ -44,10 +41,6 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
         .step_by(2)
         .map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap())
         .collect()
-}
-
-pub(crate) fn key(name: &str) -> Vec<u8> {
-    hex(&text(name))
 }
 
 /// The UDP datagrams of a capture, those that were fragmented by IP included.
@@ -90,8 +83,6 @@ fn datagram(ip: &[u8], fragments: &mut BTreeMap<(u32, u16), Vec<u8>>) -> Option<
         fragments.remove(&(address(12), u16_at(ip, 4))).unwrap()
     };
     Some(Datagram {
-        from: Ipv4Addr::from(address(12)),
-        to: Ipv4Addr::from(address(16)),
         port: u16_at(&udp, 2),
         payload: udp[8..].to_vec(),
     })

@@ -1,0 +1,2 @@
+//! Protocol cores: state machines without sockets, clocks, threads or random sources of their own.
+pub mod srp;
