@@ -1,0 +1,3 @@
+//! Multi-link transport.
+
+pub mod seal;
