@@ -45,6 +45,8 @@ pub enum LinkDownReason {
     NoPong,
     /// The kernel could not send on it.
     SendFailed,
+    /// It is no longer configured.
+    Removed,
 }
 
 /// Time in a ping, as it travels.
@@ -206,6 +208,13 @@ impl Link {
         self.samples = self.samples.saturating_add(1).min(precision);
         let average = self.latency.unwrap_or_default();
         self.latency = Some((average * (self.samples - 1) + latency) / self.samples);
+    }
+
+    /// For this long, nobody listened for pongs.
+    pub(super) fn excuse(&mut self, time: Duration) {
+        if let Some(pong) = &mut self.last_pong {
+            *pong += time;
+        }
     }
 
     /// `true`: the link went down.

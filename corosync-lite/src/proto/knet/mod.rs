@@ -19,6 +19,7 @@ mod host;
 mod link;
 mod outbox;
 mod pmtud;
+mod reconfigure;
 pub mod seal;
 mod stats;
 #[cfg(test)]
@@ -44,13 +45,15 @@ use crate::wire::knet::{Body, DataHeader, MAX_FRAGMENTS, Packet, Ping, Pmtud};
 use config::wire_id;
 use defrag::Fingerprint;
 use host::Host;
-use link::{Link, PingTime};
-use outbox::{Destination, Outbox, overhead, smallest_mtu};
-use seal::{Seal, Suite};
+use link::PingTime;
+use outbox::{Destination, Outbox, overhead};
+use seal::Seal;
 
 /// Peers lose track of the numbers of a sender that never pings; so pings are sent also after
 /// this many messages.
 const FORCED_PING_EVERY: u16 = 8191;
+/// A timeout that is handled this late means that the process did not run.
+const PAUSE: Duration = Duration::from_millis(200);
 /// Where the ring's header has the node that a message is for.
 const TARGET: std::ops::Range<usize> = 9..13;
 /// Fits a path of the smallest size under the largest seal.
@@ -207,9 +210,16 @@ impl Knet {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        if self.deadline.is_some_and(|deadline| deadline <= now) {
-            self.run_links(now);
+        let Some(deadline) = self.deadline.filter(|deadline| *deadline <= now) else {
+            return;
+        };
+        let late = now.saturating_duration_since(deadline);
+        if late >= PAUSE {
+            // Who did not run did not hear: that says nothing about the links.
+            let links = self.hosts.values_mut().flat_map(|it| it.links.values_mut());
+            links.for_each(|link| link.excuse(late));
         }
+        self.run_links(now);
     }
 
     /// Takes note that the kernel refused a datagram.
@@ -317,105 +327,6 @@ impl Knet {
     #[must_use]
     pub fn data_room(&self) -> usize {
         self.data_room
-    }
-
-    /// Adds a host, or changes its addresses. Links whose address stays are not disturbed.
-    ///
-    /// # Errors
-    /// When its id does not fit, or a link is not configured. Nothing is changed then.
-    pub fn set_host(
-        &mut self,
-        now: Instant,
-        node: NodeId,
-        addresses: &Addresses,
-    ) -> Result<(), ConfigError> {
-        wire_id(node)?;
-        if node == self.local {
-            return Err(ConfigError::Local(node));
-        }
-        let unknown = |link: &&u8| !self.link_configs.contains_key(link);
-        if let Some(link) = addresses.keys().find(unknown) {
-            return Err(ConfigError::UnknownLink {
-                host: node,
-                link: *link,
-            });
-        }
-        let host = self.hosts.entry(node).or_insert_with(Host::new);
-        host.links
-            .retain(|number, link| addresses.get(number) == Some(&link.remote));
-        for (number, remote) in addresses {
-            if let Some(config) = self.link_configs.get(number)
-                && !host.links.contains_key(number)
-            {
-                let smallest = smallest_mtu(*remote);
-                let pmtud = pmtud::Pmtud::new(smallest, self.pmtud_interval, self.fixed_mtu);
-                host.links
-                    .insert(*number, Link::new(*remote, *config, pmtud, self.epoch));
-            }
-        }
-        self.refresh(now);
-        Ok(())
-    }
-
-    /// Forgets a host.
-    pub fn remove_host(&mut self, now: Instant, node: NodeId) {
-        if self.hosts.remove(&node).is_some_and(|host| host.reachable) {
-            self.events.push_back(Event::HostDown(node));
-        }
-        self.refresh(now);
-    }
-
-    /// Adds a link or changes its settings. They are in force at once.
-    ///
-    /// # Errors
-    /// When there can be no link of this number.
-    pub fn set_link(
-        &mut self,
-        now: Instant,
-        number: u8,
-        config: LinkConfig,
-    ) -> Result<(), ConfigError> {
-        if number >= MAX_LINKS {
-            return Err(ConfigError::LinkNumber(number));
-        }
-        self.link_configs.insert(number, config);
-        for host in self.hosts.values_mut() {
-            if let Some(link) = host.links.get_mut(&number) {
-                link.config = config;
-            }
-        }
-        self.refresh(now);
-        Ok(())
-    }
-
-    /// Removes a link of all hosts.
-    pub fn remove_link(&mut self, now: Instant, number: u8) {
-        self.link_configs.remove(&number);
-        for host in self.hosts.values_mut() {
-            host.links.remove(&number);
-        }
-        self.refresh(now);
-    }
-
-    /// Changes how links are chosen.
-    pub fn set_link_mode(&mut self, mode: LinkMode) {
-        self.link_mode = mode;
-    }
-
-    /// First step of a change of keys: accepts `suite` too.
-    pub fn prepare_keys(&mut self, suite: Suite) {
-        self.outbox.seal.prepare(suite);
-    }
-
-    /// Second step: sends with the new suite.
-    pub fn activate_keys(&mut self, now: Instant) {
-        self.outbox.seal.activate();
-        self.refresh(now);
-    }
-
-    /// Last step: accepts the old suite no longer.
-    pub fn cleanup_keys(&mut self) {
-        self.outbox.seal.cleanup();
     }
 
     fn open_datagram(

@@ -167,18 +167,23 @@ impl Pmtud {
         probe: Option<u16>,
         mtu: Option<u16>,
     ) -> bool {
-        let Phase::Probing(probing) = &mut self.phase else {
+        let probing = match (&mut self.phase, probe) {
+            (Phase::Fixed | Phase::Off, _) | (Phase::Idle(_), Some(_)) => return false,
+            (Phase::Probing(probing), Some(size)) if probing.size == size => probing,
+            (Phase::Probing(_), Some(_)) => return false,
             // A packet that fitted until now: the path is narrower than it was.
-            if matches!(self.phase, Phase::Idle(_)) {
-                self.ceiling = mtu.unwrap_or(self.ceiling).max(self.smallest);
-                self.start(now);
-                return self.set(self.smallest, true);
+            (Phase::Probing(_), None) => return self.set(self.smallest, self.valid),
+            (Phase::Idle(_), None) if self.mtu == self.smallest => {
+                self.phase = Phase::Idle(now + RETRY);
+                return self.set(self.smallest, false);
             }
-            return false;
+            (Phase::Idle(_), None) => {
+                self.ceiling = mtu.unwrap_or(self.ceiling).max(self.smallest);
+                self.set(self.smallest, true);
+                self.start(now);
+                return true;
+            }
         };
-        if probe != Some(probing.size) {
-            return false;
-        }
         let below = probing.size.saturating_sub(1);
         let Some(mtu) = mtu.filter(|mtu| (self.smallest..=below).contains(mtu)) else {
             let probing = *probing;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::super::*;
 use super::net::{Net, address, key, keyed, message};
 use super::{MS, SECOND};
-use crate::proto::knet::seal::{Cipher, Hash};
+use crate::proto::knet::seal::{Cipher, Hash, Suite};
 
 fn talk(net: &mut Net, rounds: u8) {
     for number in 0..rounds {

@@ -203,6 +203,24 @@ fn a_host_without_links_is_down_and_comes_back() {
 }
 
 #[test]
+fn a_pause_of_the_process_takes_no_link_down() {
+    let mut net = Net::new(2, 2, keyed());
+    net.run(20 * SECOND);
+    net.forget_events();
+    let mut paused = net.pause(1);
+    net.run(700 * MS);
+    net.resume(1, &mut paused);
+    net.run(5 * SECOND);
+    assert_eq!(net.events(1), []);
+    assert_eq!(net.events(2), []);
+    let mut paused = net.pause(1);
+    net.run(10 * SECOND);
+    net.resume(1, &mut paused);
+    net.run(MS);
+    assert_eq!(net.events(1), []);
+}
+
+#[test]
 fn the_mode_and_the_priority_choose_the_links() {
     let mut net = Net::new(2, 3, keyed());
     net.run(5 * SECOND);
@@ -373,7 +391,12 @@ fn hosts_and_links_are_added_and_removed_while_running() {
     let now = net.now;
     net.knet(1).remove_host(now, NodeId(2));
     net.run(MS);
-    assert!(net.events(1).contains(&Event::HostDown(NodeId(2))));
+    assert_eq!(net.events(1).last(), Some(&Event::HostDown(NodeId(2))));
+    let removed = |event: &&Event| {
+        let reason = LinkDownReason::Removed;
+        matches!(event, Event::LinkDown { reason: it, .. } if *it == reason)
+    };
+    assert_eq!(net.events(1).iter().filter(removed).count(), 2);
     assert!(!net.knet(1).is_reachable(NodeId(2)));
     let bad = net.knet(1).set_host(now, NodeId(70_000), &Addresses::new());
     assert_eq!(bad, Err(ConfigError::NodeId(NodeId(70_000))));

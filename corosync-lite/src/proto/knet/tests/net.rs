@@ -10,7 +10,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use super::super::*;
 use super::{MS, base};
-use crate::proto::knet::seal::{Cipher, Hash};
+use crate::proto::knet::seal::{Cipher, Hash, Suite};
 
 const INTERFACE_MTU: u16 = 1500;
 
@@ -84,6 +84,7 @@ pub(super) struct Net {
     cut: BTreeSet<(u32, u32, u8)>,
     refused: BTreeSet<(u32, u8)>,
     flying: BTreeMap<(Instant, u64), Sent>,
+    waiting: Vec<Sent>,
     number: u64,
     data_links: Vec<(u32, u8)>,
     delivered: BTreeMap<u32, Vec<(NodeId, Bytes)>>,
@@ -109,6 +110,7 @@ impl Net {
             cut: BTreeSet::new(),
             refused: BTreeSet::new(),
             flying: BTreeMap::new(),
+            waiting: Vec::new(),
             number: 0,
             data_links: Vec::new(),
             delivered: BTreeMap::new(),
@@ -134,6 +136,19 @@ impl Net {
 
     pub(super) fn kill(&mut self, node: u32) {
         self.knets.remove(&node);
+    }
+
+    /// The process stops; what comes for it waits in its socket.
+    pub(super) fn pause(&mut self, node: u32) -> Option<Knet> {
+        self.waiting.clear();
+        self.knets.remove(&node)
+    }
+
+    pub(super) fn resume(&mut self, node: u32, paused: &mut Option<Knet>) {
+        self.knets.extend(paused.take().map(|knet| (node, knet)));
+        for sent in std::mem::take(&mut self.waiting) {
+            self.arrive(&sent);
+        }
     }
 
     pub(super) fn knet(&mut self, node: u32) -> &mut Knet {
@@ -234,6 +249,8 @@ impl Net {
                 // Why it was dropped is counted.
                 Ok(()) | Err(_) => self.drain(sent.to),
             }
+        } else {
+            self.waiting.push(sent.clone());
         }
     }
 
