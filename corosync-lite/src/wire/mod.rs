@@ -11,7 +11,7 @@
 //! | [`pg`] | frames that pack and fragment messages, and the group names in front of each message |
 //! | [`exec`] | header of messages between services, and the choice of the service |
 //! | [`sync`] | barriers of the synchronization phase |
-//! | [`cmap`], [`cfg`], [`cpg`], [`votequorum`] | messages of one service each |
+//! | [`cmap`], [`mod@cfg`], [`cpg`], [`votequorum`] | messages of one service each |
 //!
 //! Holes in the layouts carry arbitrary bytes in messages of other implementations. They are
 //! skipped when reading and written as zeros.

@@ -22,7 +22,7 @@ use crate::wire::knet::DataHeader;
 /// Most bytes of one message.
 pub const MAX_MESSAGE_LEN: usize = 65_536;
 
-const RECENT_SETS: usize = 4096;
+const RECENT_SETS: usize = 16_384;
 const RECENT_WAYS: usize = 4;
 const MAX_OPEN: usize = 32;
 const MAX_AGE: Duration = Duration::from_secs(1);
@@ -325,10 +325,15 @@ mod tests {
     fn what_was_inserted_is_recent_until_much_else_came() {
         let mut recent = Recent::new();
         let print = |number: u32| Fingerprint::of(&number.to_le_bytes());
-        assert!((0..8000).all(|number| recent.insert(print(number))));
-        let again = (4000..8000).filter(|number| recent.insert(print(*number)));
-        assert!(again.count() < 100);
-        assert!((8000..100_000).all(|number| recent.insert(print(number))));
-        assert!((0..8000).all(|number| recent.insert(print(number))));
+        assert!((0..32_000).all(|number| recent.insert(print(number))));
+        let again = (16_000..32_000).filter(|number| recent.insert(print(*number)));
+        assert!(again.count() < 400);
+        assert!((32_000..400_000).all(|number| recent.insert(print(number))));
+        assert!(
+            (0..32_000)
+                .filter(|number| !recent.insert(print(*number)))
+                .count()
+                < 400
+        );
     }
 }

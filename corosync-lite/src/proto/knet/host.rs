@@ -61,6 +61,15 @@ impl Host {
         self.links.values().any(|link| link.remote.ip() == from)
     }
 
+    /// Counts an authentic datagram for the link that it came over.
+    pub(super) fn count_received(&mut self, from: IpAddr, bytes: u64) {
+        let mut links = self.links.values_mut();
+        if let Some(link) = links.find(|link| link.remote.ip() == from) {
+            link.traffic.received += 1;
+            link.traffic.received_bytes += bytes;
+        }
+    }
+
     /// Calls `send` with each link that carries the next datagram.
     pub(super) fn choose(&mut self, mode: LinkMode, mut send: impl FnMut(u8, &Link)) {
         let usable = || self.links.iter().filter(|(_, link)| link.is_usable());

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Discard;
 use super::pmtud::Pmtud;
+use super::stats::Traffic;
 
 const MAX_OUTSTANDING: usize = 16;
 /// Pings of a link that answers but is not up yet, and of one whose pong is late.
@@ -58,11 +59,13 @@ pub(super) struct Link {
     pub(super) remote: SocketAddr,
     pub(super) config: LinkConfig,
     pub(super) pmtud: Pmtud,
+    pub(super) traffic: Traffic,
     up_since: Option<Instant>,
     /// Since the link was last down.
     pongs: u32,
     /// How often it went down soon after it came up, at most [`MAX_FLAPS`].
     flaps: u32,
+    ups: u64,
     downs: u64,
     latency: Option<Duration>,
     samples: u32,
@@ -79,9 +82,11 @@ impl Link {
             remote,
             config,
             pmtud,
+            traffic: Traffic::default(),
             up_since: None,
             pongs: 0,
             flaps: 0,
+            ups: 0,
             downs: 0,
             latency: None,
             samples: 0,
@@ -104,6 +109,11 @@ impl Link {
     /// Average time from ping to pong.
     pub(super) fn latency(&self) -> Option<Duration> {
         self.latency
+    }
+
+    /// How often it came up.
+    pub(super) fn ups(&self) -> u64 {
+        self.ups
     }
 
     /// How often it went down.
@@ -199,6 +209,7 @@ impl Link {
             return Ok(false);
         }
         self.up_since = Some(now);
+        self.ups += 1;
         self.pmtud.link_up(now);
         Ok(true)
     }

@@ -10,7 +10,7 @@
 //! Delivery is neither reliable nor ordered, and a host that is not reachable gets nothing.
 //!
 //! Invariants: a datagram is looked into only after it is found authentic; what one host sends
-//! never makes this node keep more than a fixed amount of memory (see [`defrag`]); a datagram that
+//! never makes this node keep more than a fixed amount of memory (see `defrag.rs`); a datagram that
 //! was accepted is not accepted again as long as it is remembered.
 
 mod config;
@@ -36,7 +36,7 @@ pub use defrag::MAX_MESSAGE_LEN;
 pub use host::LinkMode;
 pub use link::{LinkConfig, LinkDownReason};
 pub use outbox::{Purpose, Transmit};
-pub use stats::{Discard, Drops, LinkStatus, Stats};
+pub use stats::{Discard, Drops, LinkStatus, Stats, Traffic};
 #[cfg(test)]
 use tests::base as tests_base;
 
@@ -45,7 +45,7 @@ use crate::wire::knet::{Body, DataHeader, MAX_FRAGMENTS, Packet, Ping, Pmtud};
 use config::wire_id;
 use defrag::Fingerprint;
 use host::Host;
-use link::PingTime;
+use link::{Link, PingTime};
 use outbox::{Destination, Outbox, overhead};
 use seal::Seal;
 
@@ -280,7 +280,13 @@ impl Knet {
     /// The next datagram to send.
     #[must_use]
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.outbox.pop()
+        let transmit = self.outbox.pop()?;
+        let host = self.hosts.get_mut(&transmit.host);
+        if let Some(link) = host.and_then(|host| host.links.get_mut(&transmit.link)) {
+            link.traffic.sent += 1;
+            link.traffic.sent_bytes += byte_count(&transmit.datagram);
+        }
+        Some(transmit)
     }
 
     /// The next thing that happened.
@@ -312,7 +318,10 @@ impl Knet {
                 usable: link.is_usable(),
                 latency: link.latency(),
                 mtu: link.pmtud.mtu(),
+                data_room: data_room(&self.outbox.seal, link),
+                ups: link.ups(),
                 downs: link.downs(),
+                traffic: link.traffic,
             })
         })
     }
@@ -349,6 +358,7 @@ impl Knet {
         }
         let node = NodeId(u32::from(packet.node));
         let host = self.hosts.get_mut(&node).ok_or(Discard::UnknownHost)?;
+        host.count_received(from, byte_count(datagram));
         let fingerprint = Fingerprint::of(datagram);
         match packet.body {
             Body::Data(header, payload) => {
@@ -549,8 +559,7 @@ impl Knet {
                 let next = link.deadline(now);
                 deadline = Some(deadline.map_or(next, |deadline| deadline.min(next)));
                 if link.is_usable() {
-                    let datagram = usize::from(link.pmtud.mtu()) - overhead(link.remote);
-                    let fits = self.outbox.seal.data_room(datagram);
+                    let fits = data_room(&self.outbox.seal, link);
                     room = Some(room.map_or(fits, |room| room.min(fits)));
                 }
             }
@@ -558,6 +567,16 @@ impl Knet {
         self.data_room = room.unwrap_or(FALLBACK_DATA_ROOM).max(1);
         self.deadline = deadline;
     }
+}
+
+fn byte_count(datagram: &[u8]) -> u64 {
+    u64::try_from(datagram.len()).unwrap_or(u64::MAX)
+}
+
+/// Bytes of a message per datagram on this link.
+fn data_room(seal: &Seal, link: &Link) -> usize {
+    let datagram = usize::from(link.pmtud.mtu()).saturating_sub(overhead(link.remote));
+    seal.data_room(datagram)
 }
 
 /// The link on which a control packet has to be answered.

@@ -153,8 +153,27 @@ pub struct LinkStatus {
     pub latency: Option<Duration>,
     /// Largest IP packet.
     pub mtu: u16,
+    /// Bytes of a message per datagram on this link.
+    pub data_room: usize,
+    /// Times it came up.
+    pub ups: u64,
     /// Times it went down.
     pub downs: u64,
+    /// What went over it.
+    pub traffic: Traffic,
+}
+
+/// Datagrams on one link, all purposes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Datagrams given to the socket.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Authentic datagrams that came.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
 }
 
 #[cfg(test)]

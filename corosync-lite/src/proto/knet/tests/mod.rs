@@ -41,6 +41,10 @@ fn links_come_up_and_messages_of_all_sizes_arrive() {
                 .all(|link| link.usable && link.mtu == 1500)
         );
         assert_eq!(net.knet(node).data_room(), 1397);
+        for link in net.knet(node).links() {
+            assert_eq!((link.data_room, link.ups, link.downs), (1397, 1, 0));
+            assert!(link.traffic.sent > 5 && link.traffic.received_bytes > 400);
+        }
         for len in [13, 1000, 1397, 1398, 20_000, MAX_MESSAGE_LEN] {
             let payload = message(0, len);
             net.send(node, Target::All, &payload).unwrap();
