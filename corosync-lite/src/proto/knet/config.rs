@@ -50,9 +50,23 @@ pub enum ConfigError {
         /// The link.
         link: u8,
     },
+    /// A link that would be pinged without pause, or never come up.
+    #[error("link {0}: ping interval and ping timeout have to be longer than zero")]
+    PingTimers(u8),
     /// The local node among the others.
     #[error("node {0} is this node and can not be its own peer")]
     Local(NodeId),
+}
+
+/// Whether a link can have these settings.
+pub(super) fn check_link(number: u8, config: &LinkConfig) -> Result<(), ConfigError> {
+    if number >= MAX_LINKS {
+        return Err(ConfigError::LinkNumber(number));
+    }
+    if config.ping_interval.is_zero() || config.ping_timeout.is_zero() {
+        return Err(ConfigError::PingTimers(number));
+    }
+    Ok(())
 }
 
 /// Node id as it travels.

@@ -13,6 +13,8 @@
 //! never makes this node keep more than a fixed amount of memory (see `defrag.rs`); a datagram that
 //! was accepted is not accepted again as long as it is remembered.
 
+#![warn(clippy::indexing_slicing)]
+
 mod config;
 mod defrag;
 mod host;
@@ -42,7 +44,7 @@ use tests::base as tests_base;
 
 use crate::wire::NodeId;
 use crate::wire::knet::{Body, DataHeader, MAX_FRAGMENTS, Packet, Ping, Pmtud};
-use config::wire_id;
+use config::{check_link, wire_id};
 use defrag::Fingerprint;
 use host::Host;
 use link::{Link, PingTime};
@@ -114,7 +116,7 @@ pub enum SendError {
     UnknownHost(NodeId),
 }
 
-/// What the kernel said to a datagram.
+/// What the kernel said to a datagram, when it was sent or later through the error queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendFailure {
     /// It is too large (EMSGSIZE).
@@ -122,9 +124,10 @@ pub enum SendFailure {
         /// Largest IP packet that the kernel would take, if it says so.
         mtu: Option<u16>,
     },
-    /// The link can not be used: network, host or local address are gone.
+    /// The link can not be used: network, host, local address or the peer's socket are gone
+    /// (ENETDOWN, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, ECONNREFUSED).
     LinkUnusable,
-    /// A passing condition.
+    /// A passing condition (EAGAIN, ENOBUFS), or one that says nothing about the link.
     Other,
 }
 
@@ -155,15 +158,15 @@ impl Knet {
     /// machine's monotonic time, which must not repeat when the program starts again.
     ///
     /// # Errors
-    /// When node ids or link numbers do not fit.
+    /// When node ids, link numbers or timers do not fit.
     pub fn new(
         config: Config,
         seed: [u8; 32],
         clock: Duration,
         now: Instant,
     ) -> Result<Self, ConfigError> {
-        if let Some(link) = config.links.keys().find(|link| **link >= MAX_LINKS) {
-            return Err(ConfigError::LinkNumber(*link));
+        for (number, link) in &config.links {
+            check_link(*number, link)?;
         }
         let seal = Seal::new(config.suite, seed);
         let mut knet = Self {

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::config::wire_id;
+use super::config::{check_link, wire_id};
 use super::host::Host;
 use super::link::{Link, LinkConfig, LinkDownReason};
 use super::outbox::smallest_mtu;
 use super::pmtud::Pmtud;
 use super::seal::Suite;
-use super::{Addresses, ConfigError, Event, Knet, LinkMode, MAX_LINKS};
+use super::{Addresses, ConfigError, Event, Knet, LinkMode};
 use crate::wire::NodeId;
 
 impl Knet {
@@ -65,16 +65,14 @@ impl Knet {
     /// Adds a link or changes its settings. They are in force at once.
     ///
     /// # Errors
-    /// When there can be no link of this number.
+    /// When there can be no link of this number or with these timers.
     pub fn set_link(
         &mut self,
         now: Instant,
         number: u8,
         config: LinkConfig,
     ) -> Result<(), ConfigError> {
-        if number >= MAX_LINKS {
-            return Err(ConfigError::LinkNumber(number));
-        }
+        check_link(number, &config)?;
         self.link_configs.insert(number, config);
         for host in self.hosts.values_mut() {
             if let Some(link) = host.links.get_mut(&number) {

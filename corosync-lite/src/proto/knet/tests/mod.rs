@@ -404,6 +404,12 @@ fn hosts_and_links_are_added_and_removed_while_running() {
     assert!(!net.knet(1).is_reachable(NodeId(2)));
     let bad = net.knet(1).set_host(now, NodeId(70_000), &Addresses::new());
     assert_eq!(bad, Err(ConfigError::NodeId(NodeId(70_000))));
+    let mut config = net::link_config();
+    let bad = net.knet(1).set_link(now, 8, config);
+    assert_eq!(bad, Err(ConfigError::LinkNumber(8)));
+    config.ping_interval = Duration::ZERO;
+    let bad = net.knet(1).set_link(now, 1, config);
+    assert_eq!(bad, Err(ConfigError::PingTimers(1)));
     let own = net.knet(1).set_host(now, NodeId(1), &Addresses::new());
     assert_eq!(own, Err(ConfigError::Local(NodeId(1))));
 }
