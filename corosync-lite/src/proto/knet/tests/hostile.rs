@@ -171,6 +171,7 @@ proptest! {
         for packet in packets {
             seal.seal(&mut datagram, |out| out.extend_from_slice(&packet)).unwrap();
             let sent = super::net::Sent {
+                at: net.now,
                 from: address(2, 0),
                 to: 1,
                 datagram: Bytes::copy_from_slice(&datagram),

@@ -1,5 +1,6 @@
 //! Two or three transports on a network that loses, copies, delays and cuts as it is told.
 
+mod histories;
 mod hostile;
 mod net;
 mod vectors;

@@ -61,6 +61,7 @@ pub(super) fn config(local: u32, nodes: u32, links: u8, suite: Suite) -> Config 
 /// A datagram that was on the network.
 #[derive(Debug, Clone)]
 pub(super) struct Sent {
+    pub(super) at: Instant,
     pub(super) from: SocketAddr,
     pub(super) to: u32,
     pub(super) datagram: Bytes,
@@ -79,7 +80,8 @@ pub(super) struct Net {
     nodes: u32,
     links: u8,
     start: Instant,
-    rng: ChaCha8Rng,
+    pub(super) rng: ChaCha8Rng,
+    started: BTreeMap<u32, Instant>,
     knets: BTreeMap<u32, Knet>,
     cut: BTreeSet<(u32, u32, u8)>,
     refused: BTreeSet<(u32, u8)>,
@@ -106,6 +108,7 @@ impl Net {
             links,
             start: now,
             rng: ChaCha8Rng::seed_from_u64(1),
+            started: BTreeMap::new(),
             knets: BTreeMap::new(),
             cut: BTreeSet::new(),
             refused: BTreeSet::new(),
@@ -132,6 +135,15 @@ impl Net {
         let clock = Duration::from_secs(1000) + self.now.duration_since(self.start);
         let knet = Knet::new(config, seed, clock, self.now).unwrap();
         self.knets.insert(node, knet);
+        self.started.insert(node, self.now);
+    }
+
+    pub(super) fn started(&self, node: u32) -> Instant {
+        self.started[&node]
+    }
+
+    pub(super) fn reseed(&mut self, seed: u64) {
+        self.rng = ChaCha8Rng::seed_from_u64(seed);
     }
 
     pub(super) fn kill(&mut self, node: u32) {
@@ -290,6 +302,7 @@ impl Net {
             || self.cut.contains(&(node, transmit.host.0, transmit.link))
             || self.chance(self.loss);
         let sent = Sent {
+            at: self.now,
             from: address(node, transmit.link),
             to: transmit.host.0,
             datagram: transmit.datagram.clone(),
