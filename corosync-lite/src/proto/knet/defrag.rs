@@ -6,6 +6,9 @@
 //! every start of its sender, and a recorded packet with a number that is still to come must not
 //! shut out the packet that will bear it rightly.
 //!
+//! What was recorded before the remembered time, or before this program started, gets through here.
+//! The ring knows it by its own numbers.
+//!
 //! Fragments are not bound to each other by the wire format, so a recorded fragment can meet a new
 //! message with the same number. When two different fragments claim the same place the whole
 //! message is dropped; the ring asks for it again under a new number.

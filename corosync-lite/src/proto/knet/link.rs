@@ -19,9 +19,10 @@ const MAX_OUTSTANDING: usize = 16;
 const FAST_PING_INTERVAL: Duration = Duration::from_millis(200);
 /// What a pong may be late beyond its usual latency before the next ping is sent early.
 const LATE: Duration = Duration::from_millis(50);
-/// A link that goes down sooner after it came up has to earn more pongs.
+/// A link that goes down sooner after it came up has to earn twice as many pongs next time, and
+/// four times at the most: with fast pings that is no longer than peers take for their few.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
-const MAX_FLAPS: u32 = 3;
+const MAX_FLAPS: u32 = 2;
 const MIN_PROBE_WAIT: Duration = Duration::from_millis(200);
 
 /// Settings of a link, the same for all hosts.
