@@ -1,2 +1,4 @@
 //! Group messaging for clusters: totally ordered multicast with extended virtual synchrony,
 //! membership and quorum, on the wire of Corosync 3.
+
+pub mod qb;
