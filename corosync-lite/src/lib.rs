@@ -1,4 +1,5 @@
 //! Group messaging for clusters: totally ordered multicast with extended virtual synchrony,
 //! membership and quorum, on the wire of Corosync 3.
 
+pub mod config;
 pub mod qb;

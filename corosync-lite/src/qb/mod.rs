@@ -12,6 +12,7 @@
 //! | `ring` | layout and rules of one ring |
 //! | `channels` | directory, files and ownership of one connection's three rings |
 //! | `connection` | one client: handshake, doorbells, queue of events |
+//! | `event` | what a server tells its owner |
 //! | `server` | listeners, all connections, fairness, limits |
 //!
 //! Invariants: nothing that a client writes, on the stream or into memory that it shares with us,
@@ -22,6 +23,7 @@
 
 mod channels;
 mod connection;
+mod event;
 mod ring;
 mod server;
 mod shm;
@@ -36,4 +38,5 @@ pub(crate) mod vectors;
 
 pub use channels::remove_leftovers;
 pub use connection::{CloseReason, Credentials, FlowControl, Traffic};
-pub use server::{ConnectionId, Event, Options, Request, SendError, Server, ServiceId};
+pub use event::{ConnectionId, Event, Request, SendError, ServiceId};
+pub use server::{Options, Server};
