@@ -8,6 +8,8 @@
 //! | [`cmap`] | the configuration map |
 //! | [`cfg`](mod@cfg) | state of links, reload, shutdown |
 //!
+//! Beside the codecs there is [`map`], the core behind `cmap`.
+//!
 //! The modules are codecs, and cores that hold no socket. Offsets in them count from the start
 //! of the message, its head included. Holes are zeros when written and ignored when read.
 //!
@@ -17,6 +19,7 @@ pub mod cfg;
 pub mod cmap;
 pub mod cpg;
 mod layout;
+pub mod map;
 pub mod quorum;
 pub mod votequorum;
 
