@@ -8,9 +8,10 @@
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, getpid, mkdtemp, unlinkat};
 
 use super::connection::Credentials;
@@ -130,9 +131,14 @@ impl Directory {
         })
     }
 
-    /// Takes over a directory that another process made.
+    /// Takes over a directory that another process made. Its owner may replace it meanwhile, so
+    /// links are not followed.
     fn open(path: &Path) -> io::Result<Self> {
-        let handle = File::open(path)?;
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+        let handle = File::options()
+            .read(true)
+            .custom_flags(flags.bits())
+            .open(path)?;
         let is_ring = |name: &PathBuf| name.to_string_lossy().starts_with("qb-");
         let names = fs::read_dir(path)?.filter_map(|entry| Some(entry.ok()?.file_name().into()));
         let files = names.filter(is_ring).collect();

@@ -13,7 +13,7 @@
 //! | size of messages that a client asks for | refused with `EINVAL` |
 //! | events that a client does not read | the client is disconnected |
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -93,6 +93,9 @@ pub struct Server {
     services: Vec<Service>,
     connections: BTreeMap<u64, Connection>,
     next: u64,
+    /// Connections that wait for their first message. All have the same time for it, so the first
+    /// in order is the first to run out of it.
+    handshakes: BTreeSet<u64>,
     /// Connections that may have requests, each once.
     ready: VecDeque<u64>,
     events: VecDeque<Event>,
@@ -122,6 +125,7 @@ impl Server {
             connections: BTreeMap::new(),
             // Below are the numbers of services.
             next: 1 << 32,
+            handshakes: BTreeSet::new(),
             ready: VecDeque::new(),
             events: VecDeque::new(),
             spare: File::open("/dev/null").ok(),
@@ -210,14 +214,8 @@ impl Server {
 
     /// When [`Server::process`] is to be called at the latest.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let handshakes = self
-            .connections
-            .values()
-            .filter_map(|client| match client.state {
-                State::Hello { deadline, .. } => Some(deadline),
-                State::Deciding { .. } | State::Open(_) => None,
-            });
-        handshakes.chain(self.retry_at).min()
+        let handshake = self.first_handshake().map(|(_, deadline)| deadline);
+        handshake.into_iter().chain(self.retry_at).min()
     }
 
     /// The next thing that happened. After `None` it is safe to wait.
@@ -245,6 +243,12 @@ impl Server {
                 Err(reason) => self.end(id, reason),
             }
         }
+    }
+
+    /// Whether [`Server::poll_event`] may have more to give; then the owner must not wait. For
+    /// owners that take a bounded number of events at a time.
+    pub fn has_pending(&self) -> bool {
+        !self.events.is_empty() || !self.ready.is_empty()
     }
 
     /// Lets a client in.
@@ -464,13 +468,10 @@ impl Server {
     }
 
     fn admit(&mut self, stream: UnixStream, index: usize, now: Instant) {
-        let waiting = |client: &&Connection| matches!(client.state, State::Hello { .. });
-        if self.connections.values().filter(waiting).count() >= self.options.handshakes_max {
-            let mut all = self.connections.iter();
-            let oldest = all.find(|(_, client)| waiting(client)).map(|(id, _)| *id);
-            if let Some(oldest) = oldest {
-                self.end(oldest, CloseReason::HandshakeTimeout);
-            }
+        if self.handshakes.len() >= self.options.handshakes_max
+            && let Some((oldest, _)) = self.first_handshake()
+        {
+            self.end(oldest, CloseReason::HandshakeTimeout);
         }
         let deadline = now + self.options.handshake_timeout;
         let Ok(client) = Connection::new(stream, index, deadline) else {
@@ -484,6 +485,7 @@ impl Server {
             .is_ok()
         {
             self.connections.insert(id, client);
+            self.handshakes.insert(id);
             // The first message is usually there already.
             self.handle_connection(id, EpollFlags::EPOLLIN);
         }
@@ -500,6 +502,7 @@ impl Server {
             Ok(Progress::Hello(credentials)) => {
                 let service = ServiceId(client.service);
                 let connection = ConnectionId(id);
+                self.handshakes.remove(&id);
                 self.events.push_back(Event::Hello {
                     connection,
                     service,
@@ -616,15 +619,19 @@ impl Server {
             .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
     }
 
+    fn first_handshake(&self) -> Option<(u64, Instant)> {
+        let id = self.handshakes.first()?;
+        match self.connections.get(id)?.state {
+            State::Hello { deadline, .. } => Some((*id, deadline)),
+            State::Deciding { .. } | State::Open(_) => None,
+        }
+    }
+
     fn expire_handshakes(&mut self, now: Instant) {
-        let expired = self
-            .connections
-            .iter()
-            .filter(|(_, client)| match client.state {
-                State::Hello { deadline, .. } => deadline <= now,
-                State::Deciding { .. } | State::Open(_) => false,
-            });
-        for id in expired.map(|(id, _)| *id).collect::<Vec<_>>() {
+        while let Some((id, _)) = self
+            .first_handshake()
+            .filter(|(_, deadline)| *deadline <= now)
+        {
             self.end(id, CloseReason::HandshakeTimeout);
         }
     }
@@ -633,6 +640,7 @@ impl Server {
         let Some(client) = self.connections.remove(&id) else {
             return;
         };
+        self.handshakes.remove(&id);
         // Nobody heard of those that did not come as far as a `Hello`.
         if !matches!(client.state, State::Hello { .. }) {
             let (connection, service) = (ConnectionId(id), ServiceId(client.service));

@@ -441,9 +441,11 @@ fn busy_clients_take_turns() {
     }
     demo.server.process(demo.start).unwrap();
     let mut order = Vec::new();
+    assert!(demo.server.has_pending());
     while let Some(Event::Request { connection, .. }) = demo.server.poll_event() {
         order.push(connection);
     }
+    assert!(!demo.server.has_pending());
     assert_eq!(order.len(), 40);
     assert!(order.windows(2).all(|pair| pair[0] != pair[1]));
 }
