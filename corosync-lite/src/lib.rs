@@ -2,5 +2,6 @@
 //! membership and quorum, on the wire of Corosync 3.
 
 pub mod config;
+pub mod host;
 pub mod qb;
 pub mod service;
