@@ -25,6 +25,9 @@ use crate::{
     memdb::{Change, Tree},
 };
 
+/// Items that may wait while the disk is slow or held by another process.
+const ITEMS_MAX: usize = 65_536;
+
 /// Time between two attempts to write to a disk that failed.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -72,11 +75,13 @@ impl DiskQueue {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds items, and the tree after them.
-    pub(super) fn push(&self, items: Vec<Item>, tree: &Tree) {
+    /// Adds items, and the tree after them. False when more wait than may wait.
+    #[must_use]
+    pub(super) fn push(&self, items: Vec<Item>, tree: &Tree) -> bool {
         let mut queue = self.lock();
         queue.items.extend(items);
         queue.tree = Some(tree.clone());
+        queue.items.len() <= ITEMS_MAX
     }
 
     fn hand_over(&self) {
@@ -156,7 +161,13 @@ pub(super) fn run(shared: &Shared) {
 }
 
 /// Stores what waits on the calling thread, if that is possible without waiting for anybody.
-pub(super) fn store_now(shared: &Shared) {
+pub(super) fn store_now(shared: &Shared, fits: bool) {
+    if !fits {
+        let text = format!("more than {ITEMS_MAX} changes wait for the disk");
+        // Whatever transaction is under way comes to its end first.
+        let _storage = shared.lock_storage();
+        return fail(shared, &StorageError::Failed(text), &[]);
+    }
     let Ok(mut storage) = shared.storage.try_lock() else {
         return shared.disk.hand_over();
     };
@@ -317,6 +328,8 @@ fn fail(shared: &Shared, error: &StorageError, answers: &[(u64, Answer)]) {
         shared.waiters.answer(*count, Err(refused.clone()));
     }
     shared.waiters.abort(&refused);
+    let text = format!("the database of this node could not be written, it is read-only: {error}");
+    shared.status.log(3, "database", &text);
     shared.disk.changed.notify_one();
     shared.refresh_writable();
     shared.wake();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | cluster | waits for group messaging, feeds both state machines, sends what they want sent, stores, publishes, answers callers |
 //! | disk | stores what would make the cluster thread wait |
-//! | callers | propose: check, send, wait for their answer |
+//! | callers | propose: check, send; their answer comes from the thread that has it |
 //!
 //! | lock | guards | held |
 //! |---|---|---|
@@ -25,7 +25,7 @@ mod waiters;
 use std::{
     fmt, io,
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     thread::JoinHandle,
 };
 
@@ -33,11 +33,11 @@ use bytes::Bytes;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use self::service::StatusService;
-use self::{disk::DiskQueue, waiters::Waiters};
+use self::{disk::DiskQueue, propose::Parked, waiters::Waiters};
 use crate::{
     clock,
     confwatch::Reloader,
-    dcdb::{Backend, Closed, Observer, ProposeError, Published, Replica, Storage},
+    dcdb::{Backend, Closed, Done, Observer, ProposeError, Published, Replica, Storage, wait_for},
     dfsm::{Dfsm, Mode},
     group::{Group, Sender, corosync::CorosyncGroup},
     memdb::{Op, Tree},
@@ -58,6 +58,7 @@ struct Core {
     /// Why nothing can be stored.
     fault: Option<ProposeError>,
     stopping: bool,
+    parked: Parked,
 }
 
 impl Core {
@@ -88,8 +89,6 @@ struct Shared {
     options: ClusterOptions,
     storage: Mutex<Box<dyn Storage>>,
     core: Mutex<Core>,
-    /// Mode, quorum or fault changed.
-    changed: Condvar,
     disk: DiskQueue,
     waiters: Waiters,
     published: Published,
@@ -136,7 +135,6 @@ impl Shared {
             *writable = now;
             changed
         };
-        self.changed.notify_all();
         if changed {
             self.published.writability_changed();
         }
@@ -172,12 +170,12 @@ impl ClusterDb {
             dfsm: Dfsm::new(replica, own),
             fault: None,
             stopping: false,
+            parked: Parked::default(),
         };
         let shared = Arc::new(Shared {
             options,
             storage: Mutex::new(storage),
             core: Mutex::new(core),
-            changed: Condvar::new(),
             disk: DiskQueue::default(),
             waiters: Waiters::default(),
             published: Published::new(tree),
@@ -250,7 +248,11 @@ impl Backend for ClusterDb {
     }
 
     fn propose(&self, op: Op) -> Result<u32, ProposeError> {
-        self.shared.propose(op)
+        wait_for(|done| self.shared.submit(op, done))
+    }
+
+    fn submit(&self, op: Op, done: Done) {
+        self.shared.submit(op, done);
     }
 
     fn sync(&self) -> Result<(), ProposeError> {

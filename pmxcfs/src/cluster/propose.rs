@@ -1,10 +1,12 @@
-//! Proposing changes from the threads of the file system.
+//! Proposing changes.
+//!
+//! A change is sent by the thread that proposes it, if this node is in sync and nothing waits in
+//! front of it. Otherwise it is parked, and the cluster thread sends what is parked, in order, as
+//! soon as that is possible: other members apply what a member sends out of sync in another order
+//! than that member does. Nobody waits here; the answer goes to whoever asked for it.
 
 use std::{
-    sync::{
-        MutexGuard, PoisonError,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    collections::VecDeque,
     time::{Duration, Instant},
 };
 
@@ -13,37 +15,129 @@ use bytes::Bytes;
 use super::{Core, Shared, waiters::Answer};
 use crate::{
     clock, confwatch,
-    dcdb::{ProposeError, Replica, guard},
+    dcdb::{Done, ProposeError, Replica, guard},
     dfsm::Mode,
     group::{GroupName, McastError, retry},
     memdb::{Op, Stamp, Tree, is_lock_path},
     wire::fuse_msg::FuseMessage,
 };
 
-/// How long a caller waits for its change to be ordered and applied.
+/// How long a change may take to be ordered and applied.
 ///
 /// Longer than it takes to notice that nodes are gone, so that the majority's writes succeed.
 pub(super) const PROPOSE_LIMIT: Duration = Duration::from_secs(60);
 
+/// Changes that wait to be sent.
+#[derive(Default)]
+pub(super) struct Parked {
+    queue: VecDeque<(Op, Done, Instant)>,
+    /// Since when the messaging daemon takes nothing.
+    busy_since: Option<Instant>,
+}
+
+impl Parked {
+    /// Whether the messaging daemon has to be tried again soon.
+    pub(super) fn is_refused(&self) -> bool {
+        self.busy_since.is_some()
+    }
+}
+
+/// What became of a change that was to be sent.
+enum Sent {
+    /// It is on its way; the answer comes later.
+    Yes,
+    /// Not now.
+    NotYet(Op, Done),
+    /// Never.
+    Refused(Done, ProposeError),
+}
+
 impl Shared {
     /// Has `op` ordered, applied and stored.
-    pub(super) fn propose(&self, op: Op) -> Answer {
+    pub(super) fn submit(&self, op: Op, done: Done) {
         let deadline = clock::monotonic() + PROPOSE_LIMIT;
-        let (count, answer) = {
-            let core = self.lock_core();
-            let core = self.wait_for_sync(core, deadline)?;
-            let op = guard::checked(core.dfsm.app().tree(), op)?;
-            self.check_conf(core.dfsm.app().tree(), &op)?;
-            let message = Replica::message_for(op);
-            self.send_waiting(core, &message, deadline)?
+        let mut core = self.lock_core();
+        let sent = if core.parked.queue.is_empty() {
+            self.send(&mut core, op, done, deadline)
+        } else {
+            Sent::NotYet(op, done)
         };
-        let left = deadline.saturating_duration_since(clock::monotonic());
-        match answer.recv_timeout(left) {
-            Ok(answer) => answer,
-            Err(RecvTimeoutError::Disconnected) => Err(ProposeError::Busy),
-            Err(RecvTimeoutError::Timeout) if self.waiters.remove(count) => Err(ProposeError::Busy),
-            // Answered in the moment in which the time was over.
-            Err(RecvTimeoutError::Timeout) => answer.recv().unwrap_or(Err(ProposeError::Busy)),
+        match sent {
+            Sent::Yes => {}
+            Sent::NotYet(op, done) => {
+                core.parked.queue.push_back((op, done, deadline));
+                self.wake();
+            }
+            Sent::Refused(done, error) => {
+                drop(core);
+                done(Err(error));
+            }
+        }
+    }
+
+    /// Sends what is parked, as far as that is possible now, and answers what is not possible.
+    pub(super) fn send_parked(&self) {
+        let now = clock::monotonic();
+        let mut answers: Vec<(Done, Answer)> = Vec::new();
+        {
+            let mut core = self.lock_core();
+            while let Some((op, done, deadline)) = core.parked.queue.pop_front() {
+                let gave_up = core
+                    .parked
+                    .busy_since
+                    .is_some_and(|since| now - since > retry::PAUSE * retry::ATTEMPTS);
+                if deadline <= now || gave_up {
+                    answers.push((done, Err(ProposeError::Busy)));
+                    continue;
+                }
+                match self.send(&mut core, op, done, deadline) {
+                    Sent::Yes => {}
+                    Sent::Refused(done, error) => answers.push((done, Err(error))),
+                    Sent::NotYet(op, done) => {
+                        core.parked.queue.push_front((op, done, deadline));
+                        break;
+                    }
+                }
+            }
+            if core.parked.queue.is_empty() {
+                core.parked.busy_since = None;
+            }
+        }
+        for (done, answer) in answers {
+            done(answer);
+        }
+    }
+
+    fn send(&self, core: &mut Core, op: Op, done: Done, deadline: Instant) -> Sent {
+        if let Err(error) = core.refusal() {
+            return Sent::Refused(done, error);
+        }
+        if core.dfsm.mode() != Mode::Synced {
+            return Sent::NotYet(op, done);
+        }
+        let tree = core.dfsm.app().tree();
+        let checked =
+            guard::checked(tree, op.clone()).and_then(|op| self.check_conf(tree, &op).map(|()| op));
+        let message = match checked {
+            Ok(op) => Replica::message_for(op),
+            Err(error) => return Sent::Refused(done, error),
+        };
+        let (count, bytes) = make(core, &message);
+        match self.sender.mcast(GroupName::Config, &bytes) {
+            Ok(()) => {
+                core.parked.busy_since = None;
+                // The answer can not come before the core is let go.
+                self.waiters.add(count, done, deadline);
+                Sent::Yes
+            }
+            Err(McastError::Backpressure) => {
+                core.parked.busy_since.get_or_insert_with(clock::monotonic);
+                Sent::NotYet(op, done)
+            }
+            Err(error) => {
+                tracing::warn!("a change could not be sent: {error}");
+                Sent::Refused(done, ProposeError::Busy)
+            }
         }
     }
 
@@ -67,61 +161,6 @@ impl Shared {
             }
         }
         Ok(())
-    }
-
-    /// Waits until this node may send changes.
-    fn wait_for_sync<'a>(
-        &self,
-        mut core: MutexGuard<'a, Core>,
-        deadline: Instant,
-    ) -> Result<MutexGuard<'a, Core>, ProposeError> {
-        loop {
-            core.refusal()?;
-            if core.dfsm.mode() == Mode::Synced {
-                return Ok(core);
-            }
-            core = self.wait_for_change(core, deadline)?;
-        }
-    }
-
-    fn wait_for_change<'a>(
-        &self,
-        core: MutexGuard<'a, Core>,
-        until: Instant,
-    ) -> Result<MutexGuard<'a, Core>, ProposeError> {
-        let left = until.saturating_duration_since(clock::monotonic());
-        if left.is_zero() {
-            return Err(ProposeError::Busy);
-        }
-        let waited = self.changed.wait_timeout(core, left);
-        Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
-    }
-
-    fn send_waiting(
-        &self,
-        mut core: MutexGuard<'_, Core>,
-        message: &FuseMessage,
-        deadline: Instant,
-    ) -> Result<(u64, Receiver<Answer>), ProposeError> {
-        let give_up = deadline.min(clock::monotonic() + retry::PAUSE * retry::ATTEMPTS);
-        loop {
-            let (count, bytes) = make(&mut core, message);
-            let answer = self.waiters.add(count);
-            let error = match self.sender.mcast(GroupName::Config, &bytes) {
-                Ok(()) => return Ok((count, answer)),
-                Err(error) => error,
-            };
-            self.waiters.remove(count);
-            let now = clock::monotonic();
-            if error != McastError::Backpressure || now >= give_up {
-                tracing::warn!("a change could not be sent: {error}");
-                return Err(ProposeError::Busy);
-            }
-            // The daemon is busy: a little later, or when something changes.
-            let waited = self.changed.wait_timeout(core, retry::PAUSE);
-            core = waited.unwrap_or_else(PoisonError::into_inner).0;
-            core = self.wait_for_sync(core, deadline)?;
-        }
     }
 
     /// Refuses a cluster configuration that would cut the cluster or this node off.

@@ -137,6 +137,7 @@ impl<G: Group> Runner<G> {
             self.drain();
         }
         self.group.disconnect();
+        self.shared.send_parked();
         self.shared.waiters.abort(&ProposeError::Busy);
     }
 
@@ -151,6 +152,9 @@ impl<G: Group> Runner<G> {
                 next = next.min(membership.join_at);
             }
             next = membership.send_at.map_or(next, |at| next.min(at));
+        }
+        if self.shared.lock_core().parked.is_refused() {
+            next = next.min(now + retry::PAUSE);
         }
         next.saturating_duration_since(now)
     }
@@ -328,6 +332,7 @@ impl<G: Group> Runner<G> {
             return;
         }
         self.tick_at = now + TICK;
+        self.shared.waiters.expire(now);
         let seconds = clock::unix_seconds();
         self.shared.lock_core().dfsm.handle_tick(seconds);
         self.shared.status.lock().handle_tick(seconds);
@@ -348,9 +353,8 @@ impl<G: Group> Runner<G> {
 
     fn drain_config(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let (leave, mode, has_items) = {
+        let (leave, pushed) = {
             let mut core = shared.lock_core();
-            let mode = core.dfsm.mode();
             let mut items = Vec::new();
             while let Some(effect) = core.dfsm.app_mut().poll_effect() {
                 self.take_effect(&mut core.dfsm, effect, &mut items);
@@ -361,22 +365,18 @@ impl<G: Group> Runner<G> {
                     answer: answer_for(result),
                 });
             });
-            let has_items = !items.is_empty();
-            if has_items {
-                // Under the lock of the core, so that a failed disk can drop what is queued.
-                shared.disk.push(items, core.dfsm.app().tree());
-            }
-            (leave, mode, has_items)
+            // Under the lock of the core, so that a failed disk can drop what is queued.
+            let pushed =
+                (!items.is_empty()).then(|| shared.disk.push(items, core.dfsm.app().tree()));
+            (leave, pushed)
         };
-        if has_items {
-            disk::store_now(&shared);
+        if let Some(fits) = pushed {
+            disk::store_now(&shared, fits);
         }
         if let Some(reason) = leave {
             self.leave_config(&reason);
         }
-        if mode == Mode::Synced {
-            shared.changed.notify_all();
-        }
+        shared.send_parked();
     }
 
     fn take_effect(

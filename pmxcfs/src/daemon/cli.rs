@@ -30,7 +30,7 @@ Exit codes:
 
 Signals:
   TERM, INT, HUP   unmount, store what is left, end
-  
+
 Files:
   /etc/pve                              the mounted tree
   /etc/pve/.debug                       write 1 for debug messages, 0 to stop them

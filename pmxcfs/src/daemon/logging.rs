@@ -1,4 +1,5 @@
-//! Where messages go: the journal under systemd, standard error in the foreground; and how many.
+//! Where messages go: standard error in the foreground, else the journal or the system log; and
+//! how many.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -11,6 +12,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     Layer as _, Registry, filter::Targets, fmt, layer::SubscriberExt as _, reload,
 };
+
+use super::syslog::Syslog;
 
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
@@ -39,24 +42,38 @@ fn targets(debug: bool) -> Targets {
 /// When the process logs already.
 pub fn start(foreground: bool, debug: bool) -> io::Result<LogControl> {
     let (filter, handle) = reload::Layer::new(targets(debug));
-    // Under systemd standard error goes to the journal anyway.
     let has_journal = Path::new(JOURNAL).exists() && UnixDatagram::unbound().is_ok();
-    let to_stderr = foreground || !has_journal;
     let journal = if has_journal && !foreground {
         Some(tracing_journald::layer()?.with_syslog_identifier("pmxcfs".into()))
     } else {
         None
     };
-    let is_terminal = io::stderr().is_terminal();
-    let stderr = to_stderr.then(|| {
-        let layer = fmt::layer().with_writer(io::stderr).with_ansi(is_terminal);
-        if is_terminal || !foreground {
-            layer.without_time().boxed()
-        } else {
-            layer.boxed()
-        }
+    let syslog = if has_journal || foreground {
+        None
+    } else {
+        Syslog::connect()
+    };
+    let syslog = syslog.map(|writer| {
+        fmt::layer()
+            .with_writer(writer)
+            .with_ansi(false)
+            .with_level(false)
+            .without_time()
     });
-    let subscriber = Registry::default().with(filter).with(journal).with(stderr);
+    // Under systemd standard error goes to the journal, too. In the background it tells why a
+    // start failed.
+    let is_terminal = io::stderr().is_terminal();
+    let layer = fmt::layer().with_writer(io::stderr).with_ansi(is_terminal);
+    let stderr = if is_terminal || !foreground {
+        layer.without_time().boxed()
+    } else {
+        layer.boxed()
+    };
+    let subscriber = Registry::default()
+        .with(filter)
+        .with(journal)
+        .with(syslog)
+        .with(stderr);
     tracing::subscriber::set_global_default(subscriber)
         .map_err(|error| io::Error::other(error.to_string()))?;
     Ok(LogControl {

@@ -6,6 +6,7 @@ pub mod logging;
 mod node;
 mod signals;
 mod start;
+mod syslog;
 mod texts;
 
 pub use start::run;

@@ -63,7 +63,7 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
     make_folder(&cli.database_dir, None)?;
     make_folder(&cli.runtime_dir, Some(gid))?;
     let lock = lock(cli)?;
-    let (keeper, tree) = open_database(cli)?;
+    let (keeper, tree) = open_database(cli, &name)?;
     let own = MemberId {
         node: 0,
         pid: std::process::id(),
@@ -83,22 +83,7 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
         clock: clock::unix_seconds_u32,
     }));
     database.observe(Arc::clone(&file_system) as Arc<dyn Observer>);
-    fuse::clear_stale_mount(&cli.mountpoint)?;
-    let config = MountConfig {
-        threads: cli.threads.into(),
-        ..MountConfig::new(&cli.mountpoint)
-    };
-    let unmounted = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
-    let on_loss = {
-        let unmounted = Arc::clone(&unmounted);
-        move || {
-            if let Err(error) = unmounted.write(1) {
-                tracing::error!("unable to note that the mount is gone: {error}");
-            }
-        }
-    };
-    let session = fuse::mount(&config, file_system, on_loss)
-        .with_context(|| format!("unable to mount '{}'", cli.mountpoint.display()))?;
+    let (session, unmounted) = mount(cli, file_system)?;
     remove_if_there(&cli.runtime_dir.join(RESTART_FLAG))?;
     write_pid(&cli.pid_path())?;
     parent
@@ -122,6 +107,33 @@ pub fn run(cli: &Cli, log: LogControl, mut parent: Parent) -> Result<()> {
             cli.mountpoint.display()
         ),
     }
+}
+
+/// Mounts; the descriptor becomes readable when somebody else takes the mount away.
+fn mount(cli: &Cli, file_system: Arc<Fs>) -> Result<(fuse::Session, Arc<EventFd>)> {
+    fuse::clear_stale_mount(&cli.mountpoint).with_context(|| {
+        format!(
+            "unable to clear the dead mount at '{}'",
+            cli.mountpoint.display()
+        )
+    })?;
+    make_folder(&cli.mountpoint, None)?;
+    let config = MountConfig {
+        threads: cli.threads.into(),
+        ..MountConfig::new(&cli.mountpoint)
+    };
+    let unmounted = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
+    let on_loss = {
+        let unmounted = Arc::clone(&unmounted);
+        move || {
+            if let Err(error) = unmounted.write(1) {
+                tracing::error!("unable to note that the mount is gone: {error}");
+            }
+        }
+    };
+    let session = fuse::mount(&config, file_system, on_loss)
+        .with_context(|| format!("unable to mount '{}'", cli.mountpoint.display()))?;
+    Ok((session, unmounted))
 }
 
 /// Ends what was started, in an order in which nobody waits for what is gone.
@@ -177,7 +189,7 @@ fn lock(cli: &Cli) -> Result<InstanceLock> {
         .context("unable to acquire pmxcfs lock")
 }
 
-fn open_database(cli: &Cli) -> Result<(Keeper, Tree)> {
+fn open_database(cli: &Cli, name: &str) -> Result<(Keeper, Tree)> {
     let opened = Store::open(&cli.database_dir, clock::unix_seconds_u32()).with_context(|| {
         format!(
             "memdb_open failed - unable to open database in '{}'",
@@ -193,6 +205,12 @@ fn open_database(cli: &Cli) -> Result<(Keeper, Tree)> {
     }
     match fs::read(&cli.corosync_conf) {
         Ok(content) if is_empty(&tree) && !cli.local => {
+            confwatch::check(&content, None, name).with_context(|| {
+                format!(
+                    "'{}' is not imported; mend or remove it, or start with --local",
+                    cli.corosync_conf.display()
+                )
+            })?;
             let now = clock::unix_seconds_u32();
             store
                 .import_conf(&mut tree, &Bytes::from(content), now)

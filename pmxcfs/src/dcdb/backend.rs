@@ -1,6 +1,6 @@
 //! The replicated database as the file system sees it.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc::sync_channel};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -78,6 +78,9 @@ pub trait Observer: Send + Sync {
     fn writability_changed(&self);
 }
 
+/// Takes the result of a change, bytes written or 0, on whatever thread has it. Must not wait.
+pub type Done = Box<dyn FnOnce(Result<u32, ProposeError>) + Send>;
+
 /// The replicated database as the file system sees it.
 pub trait Backend: Send + Sync + 'static {
     /// The last published tree. Never waits.
@@ -96,6 +99,14 @@ pub trait Backend: Send + Sync + 'static {
     /// See [`ProposeError`].
     fn propose(&self, op: Op) -> Result<u32, ProposeError>;
 
+    /// As [`Backend::propose`], but hands the result to `done` instead of waiting for it.
+    ///
+    /// What the calling thread can do at once it does, transactions included; it does not wait
+    /// for other nodes, nor for a transaction of another thread.
+    fn submit(&self, op: Op, done: Done) {
+        done(self.propose(op));
+    }
+
     /// Makes everything that was published durable on this node's disk.
     ///
     /// # Errors
@@ -109,4 +120,12 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`OpError::NotFound`] when the lock was old enough and is gone now.
     fn request_unlock(&self, path: &Bytes) -> Result<(), ProposeError>;
+}
+
+/// Waits for the result of a change.
+pub(crate) fn wait_for(start: impl FnOnce(Done)) -> Result<u32, ProposeError> {
+    let (sender, receiver) = sync_channel(1);
+    // There is room for the one answer.
+    start(Box::new(move |answer| drop(sender.try_send(answer))));
+    receiver.recv().unwrap_or(Err(ProposeError::Busy))
 }

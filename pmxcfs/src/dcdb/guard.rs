@@ -103,7 +103,18 @@ fn write(tree: &Tree, op: Op) -> Result<Op, ProposeError> {
     if end > u64::from(MAX_FILE_SIZE) {
         return Err(OpError::TooLarge.into());
     }
+    let is_resize = data.is_empty() && offset > 0;
     let Some(entry) = tree.find(&path).filter(|entry| !entry.is_dir()) else {
+        if is_resize {
+            // Another node may make the file before this arrives: see `resize`.
+            let is_dir = tree.lookup(&path).is_some();
+            return Err(if is_dir {
+                OpError::NotDirectory
+            } else {
+                OpError::NotFound
+            }
+            .into());
+        }
         return Ok(Op::Write {
             path,
             offset,
@@ -118,7 +129,7 @@ fn write(tree: &Tree, op: Op) -> Result<Op, ProposeError> {
         let text = format!("all files together may have {MAX_TOTAL_BYTES} bytes");
         return Err(ProposeError::NoSpace(text));
     }
-    if data.is_empty() && offset > 0 {
+    if is_resize {
         return Ok(resize(path, entry, offset));
     }
     Ok(Op::Write {
@@ -290,6 +301,22 @@ mod tests {
             assert_eq!(entry.size(), len);
             assert!(!matches!(entry.content, Content::Hollow(_)));
         }
+    }
+
+    #[test]
+    fn a_length_is_not_sent_for_a_file_that_is_not_there() {
+        let resize = |path: &str| Op::Write {
+            path: bytes(path),
+            offset: 5,
+            data: Bytes::new(),
+            truncate: true,
+        };
+        // Another node's create can be ordered before it; the file would be left without data.
+        let missing = Err(ProposeError::Op(OpError::NotFound));
+        assert_eq!(checked(&nodes(), resize("nodes/new")), missing);
+        let directory = Err(ProposeError::Op(OpError::NotDirectory));
+        assert_eq!(checked(&nodes(), resize("nodes/a")), directory);
+        assert_eq!(checked(&nodes(), resize("")), directory);
     }
 
     #[test]

@@ -5,24 +5,27 @@
 //! | `working` | the tree ahead of the database, and what waits for the database | while an operation is applied |
 //! | `disk` | the storage and how far it got | during a transaction |
 //!
-//! Group commit: a caller applies its operation and lets `working` go; whoever gets `disk` next
-//! stores everything that waits in one transaction, and those who come after find their part
-//! done. A lone caller does all of it without a change of threads.
+//! Group commit: a caller applies its operation, queues it and lets `working` go. Whoever gets
+//! `disk` stores everything that waits in one transaction and answers all of its callers; the
+//! others leave theirs to it and go on. A lone caller does all of it without a change of threads.
+//!
+//! Invariant: nothing waits in the queue while nobody has `disk`: who lets it go looks at the
+//! queue afterwards, and who finds it taken has queued before.
 //!
 //! Order of locks: `disk` before `working`.
 
 use std::{
-    collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
 use bytes::Bytes;
 
 use super::{
-    Applied, Backend, Observer, ProposeError, Step, guard,
+    Applied, Backend, Done, Observer, ProposeError, Step, guard,
     published::Published,
     storage::{Closed, Storage, StorageError},
+    wait_for,
 };
 use crate::{
     clock,
@@ -30,32 +33,29 @@ use crate::{
 };
 
 struct Waiting {
-    ticket: u64,
     op: Op,
     stamp: Stamp,
     change: Change,
+    /// Bytes written.
+    written: u32,
     /// Proposed by the file system, so that the kernel knows of it.
     own: bool,
+    done: Done,
 }
 
 struct Working {
     tree: Tree,
     locks: LockTable,
     queue: Vec<Waiting>,
-    last_ticket: u64,
 }
 
-struct Disk {
-    storage: Box<dyn Storage>,
-    /// Everything up to this ticket is stored, or failed.
-    done: u64,
-    failed: BTreeMap<u64, ProposeError>,
-}
+/// An answer and who gets it.
+type Answer = (Done, Result<u32, ProposeError>);
 
 /// See the module documentation.
 pub struct LocalDb {
     working: Mutex<Working>,
-    disk: Mutex<Disk>,
+    disk: Mutex<Box<dyn Storage>>,
     published: Published,
 }
 
@@ -68,15 +68,10 @@ impl LocalDb {
             tree: tree.clone(),
             locks,
             queue: Vec::new(),
-            last_ticket: 0,
         };
         Self {
             working: Mutex::new(working),
-            disk: Mutex::new(Disk {
-                storage,
-                done: 0,
-                failed: BTreeMap::new(),
-            }),
+            disk: Mutex::new(storage),
             published: Published::new(tree),
         }
     }
@@ -88,61 +83,85 @@ impl LocalDb {
 
     /// Closes the storage. Changes that come later fail.
     pub fn stop(&self) {
-        let mut disk = Self::lock(&self.disk);
-        drop(std::mem::replace(&mut disk.storage, Box::new(Closed)));
+        *Self::lock(&self.disk) = Box::new(Closed);
+        self.store();
     }
 
     fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(&self, op: Op, own: bool) -> Result<u32, ProposeError> {
-        let (ticket, written) = {
-            let mut working = Self::lock(&self.working);
-            let op = guard::checked(&working.tree, op)?;
-            let stamp = Stamp {
-                writer: 0,
-                mtime: clock::unix_seconds_u32(),
-            };
-            let outcome = working.tree.apply(&op, stamp);
-            if let Some(effect) = &outcome.lock {
-                working.locks.follow(effect, clock::unix_seconds());
-            }
-            let written = outcome.result?;
-            let Some(change) = outcome.change else {
-                return Ok(written);
-            };
-            working.last_ticket += 1;
-            let ticket = working.last_ticket;
-            working.queue.push(Waiting {
-                ticket,
-                op,
-                stamp,
-                change,
-                own,
-            });
-            (ticket, written)
-        };
-        self.store_through(ticket)?;
-        Ok(written)
+    fn change(&self, op: Op, own: bool, done: Done) {
+        match self.apply(op, own, done) {
+            None => self.store(),
+            Some((done, answer)) => done(answer),
+        }
     }
 
-    fn store_through(&self, ticket: u64) -> Result<(), ProposeError> {
-        let mut disk = Self::lock(&self.disk);
-        if disk.done < ticket {
-            let (batch, tree) = {
-                let mut working = Self::lock(&self.working);
-                (std::mem::take(&mut working.queue), working.tree.clone())
-            };
-            let last = batch.last().map_or(disk.done, |waiting| waiting.ticket);
-            let changes: Vec<Change> = batch.iter().map(|waiting| waiting.change.clone()).collect();
-            match disk.storage.commit(&changes) {
-                Ok(()) => self.publish(tree, &batch),
-                Err(error) => self.store_one_by_one(&mut disk, batch, &error),
-            }
-            disk.done = disk.done.max(last);
+    /// Applies an operation and queues it; the answer, if there is nothing to store.
+    fn apply(&self, op: Op, own: bool, done: Done) -> Option<Answer> {
+        let mut working = Self::lock(&self.working);
+        let op = match guard::checked(&working.tree, op) {
+            Ok(op) => op,
+            Err(error) => return Some((done, Err(error))),
+        };
+        let stamp = Stamp {
+            writer: 0,
+            mtime: clock::unix_seconds_u32(),
+        };
+        let outcome = working.tree.apply(&op, stamp);
+        if let Some(effect) = &outcome.lock {
+            working.locks.follow(effect, clock::unix_seconds());
         }
-        disk.failed.remove(&ticket).map_or(Ok(()), Err)
+        match (outcome.result, outcome.change) {
+            (Err(error), _) => Some((done, Err(error.into()))),
+            (Ok(written), None) => Some((done, Ok(written))),
+            (Ok(written), Some(change)) => {
+                working.queue.push(Waiting {
+                    op,
+                    stamp,
+                    change,
+                    written,
+                    own,
+                    done,
+                });
+                None
+            }
+        }
+    }
+
+    /// Stores everything that waits, unless another thread is at it.
+    fn store(&self) {
+        while !Self::lock(&self.working).queue.is_empty() {
+            let mut disk = match self.disk.try_lock() {
+                Ok(disk) => disk,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return,
+            };
+            let answers = self.store_batch(&mut **disk);
+            drop(disk);
+            for (done, answer) in answers {
+                done(answer);
+            }
+        }
+    }
+
+    fn store_batch(&self, disk: &mut dyn Storage) -> Vec<Answer> {
+        let (batch, tree) = {
+            let mut working = Self::lock(&self.working);
+            (std::mem::take(&mut working.queue), working.tree.clone())
+        };
+        let changes: Vec<Change> = batch.iter().map(|waiting| waiting.change.clone()).collect();
+        match disk.commit(&changes) {
+            Ok(()) => {
+                self.publish(tree, &batch);
+                batch
+                    .into_iter()
+                    .map(|waiting| (waiting.done, Ok(waiting.written)))
+                    .collect()
+            }
+            Err(error) => self.undo(disk, batch, &error),
+        }
     }
 
     fn publish(&self, tree: Tree, batch: &[Waiting]) {
@@ -156,35 +175,46 @@ impl LocalDb {
         self.published.publish(tree, Step::Changes(&applied));
     }
 
-    /// After a failed transaction: goes back to what is stored and tries each operation alone, so
-    /// that only those fail that can not be stored.
-    fn store_one_by_one(&self, disk: &mut Disk, mut batch: Vec<Waiting>, error: &StorageError) {
+    /// After a failed transaction: goes back to what is stored. If the disk was full, tries each
+    /// operation alone, so that only those fail for which there is no room; after other failures
+    /// trying again would only make the callers wait once more for the same answer.
+    fn undo(
+        &self,
+        disk: &mut dyn Storage,
+        mut batch: Vec<Waiting>,
+        error: &StorageError,
+    ) -> Vec<Answer> {
         tracing::error!("the database could not be written: {error}");
+        let try_again = batch.len() > 1 && matches!(error, StorageError::NoSpace(_));
         let mut working = Self::lock(&self.working);
         batch.append(&mut working.queue);
         let mut tree = (*self.published.snapshot()).clone();
+        let mut answers = Vec::new();
         for mut waiting in batch {
-            disk.done = disk.done.max(waiting.ticket);
+            if !try_again {
+                answers.push((waiting.done, Err(ProposeError::from(error.clone()))));
+                continue;
+            }
             let before = tree.clone();
             let outcome = tree.apply(&waiting.op, waiting.stamp);
-            let result = match (outcome.result, outcome.change) {
+            let stored = match (outcome.result, outcome.change) {
                 (Err(error), _) => Err(ProposeError::from(error)),
                 (Ok(_), None) => Ok(()),
                 (Ok(_), Some(change)) => {
                     waiting.change = change.clone();
-                    disk.storage.commit(&[change]).map_err(ProposeError::from)
+                    disk.commit(&[change]).map_err(ProposeError::from)
                 }
             };
-            match result {
-                Ok(()) => self.publish(tree.clone(), &[waiting]),
-                Err(error) => {
-                    tree = before;
-                    disk.failed.insert(waiting.ticket, error);
-                }
+            let written = waiting.written;
+            match &stored {
+                Ok(()) => self.publish(tree.clone(), std::slice::from_ref(&waiting)),
+                Err(_) => tree = before,
             }
+            answers.push((waiting.done, stored.map(|()| written)));
         }
         working.locks = working.locks.rebuilt(&tree, clock::unix_seconds());
         working.tree = tree;
+        answers
     }
 }
 
@@ -198,11 +228,17 @@ impl Backend for LocalDb {
     }
 
     fn propose(&self, op: Op) -> Result<u32, ProposeError> {
-        self.submit(op, true)
+        wait_for(|done| self.change(op, true, done))
+    }
+
+    fn submit(&self, op: Op, done: Done) {
+        self.change(op, true, done);
     }
 
     fn sync(&self) -> Result<(), ProposeError> {
-        Ok(Self::lock(&self.disk).storage.sync()?)
+        let synced = Self::lock(&self.disk).sync();
+        self.store();
+        Ok(synced?)
     }
 
     fn request_unlock(&self, path: &Bytes) -> Result<(), ProposeError> {
@@ -218,7 +254,8 @@ impl Backend for LocalDb {
                 .expired(path, &checksum, clock::unix_seconds())
         };
         if expired {
-            self.submit(Op::Delete { path: path.clone() }, false)?;
+            let op = Op::Delete { path: path.clone() };
+            wait_for(|done| self.change(op, false, done))?;
             return Err(OpError::NotFound.into());
         }
         Ok(())
@@ -348,6 +385,7 @@ mod tests {
                 std::thread::yield_now();
             }
             drop(busy);
+            db.store();
             threads.map(|thread| thread.join().unwrap())
         });
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);

@@ -7,7 +7,8 @@ mod published;
 mod replica;
 mod storage;
 
-pub use backend::{Applied, Backend, Observer, ProposeError, Step};
+pub(crate) use backend::wait_for;
+pub use backend::{Applied, Backend, Done, Observer, ProposeError, Step};
 pub use local::LocalDb;
 pub use published::Published;
 pub use replica::{Effect, Replica};

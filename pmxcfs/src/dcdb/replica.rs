@@ -68,6 +68,15 @@ struct Round {
     index: MemdbIndex,
 }
 
+impl Round {
+    /// Digest of an entry in the leader's state, whose entries are ascending.
+    fn digest(&self, inode: u64) -> Option<Digest> {
+        let entries = &self.index.entries;
+        let at = entries.binary_search_by_key(&inode, |entry| entry.inode);
+        entries.get(at.ok()?).map(|entry| entry.digest)
+    }
+}
+
 /// See the module documentation.
 #[derive(Clone, Debug)]
 pub struct Replica {
@@ -260,7 +269,8 @@ impl Replica {
                 };
                 continue;
             }
-            let entry = entry_from(update);
+            let described = round.digest(update.inode);
+            let entry = entry_from(update, described);
             let known = self.tree.get(entry.inode);
             diverged |= entry.version <= old_version && known.is_none_or(|old| **old != entry);
             entries.insert(entry.inode, Arc::new(entry));
@@ -277,20 +287,39 @@ impl Replica {
     }
 }
 
-fn entry_from(update: UpdateEntry) -> TreeEntry {
-    let content = match update.kind {
+/// The entry of an update, as the leader's state describes it.
+///
+/// A leader whose file has a length and no data sends zeros, since there is no other way to send
+/// it. Unless the leader is the lowest node its state describes the file without data, and only a
+/// file without data makes the same tree.
+fn entry_from(update: UpdateEntry, described: Option<Digest>) -> TreeEntry {
+    let size = u32::try_from(update.data.len()).unwrap_or(u32::MAX);
+    let is_zero = size > 0 && update.data.iter().all(|byte| *byte == 0);
+    let name = Name::from(&update.name[..]);
+    let entry = |content| {
+        TreeEntry::new(
+            Inode(update.inode),
+            Inode(update.parent),
+            update.version,
+            update.writer,
+            update.mtime,
+            Arc::clone(&name),
+            content,
+        )
+    };
+    let sent = entry(match update.kind {
         EntryKind::Directory => Content::Directory,
         EntryKind::File => Content::File(update.data),
-    };
-    TreeEntry::new(
-        Inode(update.inode),
-        Inode(update.parent),
-        update.version,
-        update.writer,
-        update.mtime,
-        Name::from(&update.name[..]),
-        content,
-    )
+    });
+    if !is_zero || sent.is_dir() || described == Some(sent.digest()) {
+        return sent;
+    }
+    let hollow = entry(Content::Hollow(size));
+    if described == Some(hollow.digest()) {
+        hollow
+    } else {
+        sent
+    }
 }
 
 /// Entries of the leader that are missing or different at another member.
@@ -475,5 +504,57 @@ impl App for Replica {
 
     fn checksum(&mut self) -> Digest {
         self.tree.checksum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(node: u32) -> MemberId {
+        MemberId { node, pid: 1 }
+    }
+
+    fn write(tree: &mut Tree, path: &'static [u8], offset: u32, data: &'static [u8]) {
+        let path = Bytes::from_static(path);
+        let stamp = Stamp {
+            writer: 2,
+            mtime: 1,
+        };
+        let create = Op::Create { path: path.clone() };
+        tree.apply(&create, stamp).result.unwrap();
+        let write = Op::Write {
+            path,
+            offset,
+            data: Bytes::from_static(data),
+            truncate: true,
+        };
+        tree.apply(&write, stamp).result.unwrap();
+    }
+
+    /// A round of the lowest node with an empty tree and a leader.
+    fn join(leader: Tree) -> (Replica, Replica) {
+        let mut lowest = Replica::new(Tree::new(), 0);
+        let mut leader = Replica::new(leader, 0);
+        let states = [
+            (member(1), App::state(&mut lowest, 0, true)),
+            (member(2), App::state(&mut leader, 0, false)),
+        ];
+        let evaluation = leader.evaluate(0, &states, 1).unwrap();
+        assert_eq!(evaluation.synced, [false, true]);
+        lowest.evaluate(0, &states, 0).unwrap();
+        lowest.commit(0, evaluation.updates.unwrap()).unwrap();
+        (lowest, leader)
+    }
+
+    #[test]
+    fn a_length_without_data_is_taken_over_from_a_leader_that_is_not_the_lowest() {
+        let mut tree = Tree::new();
+        write(&mut tree, b"hollow", 7, b"");
+        write(&mut tree, b"zeros", 0, &[0; 7]);
+        let (lowest, leader) = join(tree);
+        assert_eq!(lowest.tree(), leader.tree());
+        let hollow = lowest.tree().find(b"hollow").unwrap();
+        assert_eq!(hollow.content, Content::Hollow(7));
     }
 }

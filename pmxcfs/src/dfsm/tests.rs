@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use sha2::Digest as _;
 
 use super::*;
 use crate::{
@@ -97,6 +98,39 @@ fn the_digests_of_captured_trees_match() {
         panic!("{verify:?}")
     };
     assert_eq!(tree_from("verify-entries.tsv").checksum(), checksum);
+}
+
+#[test]
+fn the_index_of_the_known_tree_matches() {
+    let mut tree = Tree::new();
+    let stamp = Stamp {
+        writer: 0,
+        mtime: 1234,
+    };
+    for i in 0..100 {
+        let path = Bytes::from(format!("testfile{i}"));
+        let data = Bytes::from(vec![0; 32768]);
+        tree.apply(&Op::Create { path: path.clone() }, stamp)
+            .result
+            .unwrap();
+        let op = Op::Write {
+            path,
+            offset: 0,
+            data,
+            truncate: false,
+        };
+        tree.apply(&op, stamp).result.unwrap();
+    }
+    let blob = Dfsm::new(Replica::new(tree, 0), N1)
+        .app_mut()
+        .state(0, false);
+    assert_eq!(blob.len(), 4072);
+    let digest: Digest = sha2::Sha256::digest(&blob).into();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(
+        hex,
+        "913fd95015af9d93f10dd51ba2a7bb11351bcfe040be21e95fcba834adc3ec10"
+    );
 }
 
 /// Plays the leader's part in the captured join of an older node: everything that it sends must

@@ -130,7 +130,7 @@ impl Fs {
                 TimeChange::At(mtime) => mtime,
             };
             let wants_release = set.atime == Some(TimeChange::At(0)) && mtime == 0;
-            self.set_mtime(ino, &now, mtime, wants_release)?;
+            self.set_mtime(ino, handle, &now, mtime, wants_release)?;
         }
         let mut attr = self.getattr(ino)?;
         // The kernel takes this answer unseen, even when a newer change has overtaken it.
@@ -278,6 +278,7 @@ impl Fs {
     fn set_mtime(
         &self,
         ino: u64,
+        handle: Option<u64>,
         now: &Attr,
         mtime: u32,
         wants_release: bool,
@@ -287,6 +288,10 @@ impl Fs {
         };
         if inode == Inode::ROOT {
             return Err(FsError::Fixed);
+        }
+        let open = self.open.of(inode);
+        if open.is_some_and(|open| open.state().keep_mtime(handle, mtime)) {
+            return Ok(self.backend.writable()?);
         }
         let path = self.snapshot().path_of(inode).map(Bytes::from);
         let Some(path) = path else {
@@ -324,7 +329,7 @@ impl Fs {
     /// `truncate(2)`: one operation at once. Pending edits of open handles are cut as well.
     fn truncate_path(&self, inode: Inode, size: usize) -> Result<(), FsError> {
         let open = self.open.of(inode);
-        let _alone = open.as_ref().map(|open| open.lock_publish());
+        let _alone = open.as_ref().map(super::open::OpenFile::begin_publication);
         let tree = self.snapshot();
         let entry = tree.get(inode).ok_or(FsError::Stale)?;
         if entry.is_dir() {

@@ -33,7 +33,7 @@ pub use names::{Listed, Listing};
 pub use notes::{InodeBatch, NameBatch, Notes, Stale};
 pub use observe::{differences, differing_names};
 pub use perm::{dir_mode, file_mode, is_private, is_script, link_mode};
-pub use publish::FlushProbe;
+pub use publish::{FlushDone, FlushProbe};
 pub use session::Session;
 pub use virt::{StatusSource, Virtual, vmlist};
 

@@ -3,10 +3,10 @@
 //! | lock | guards | held while |
 //! |---|---|---|
 //! | `OpenFiles::by_inode` | which files are open | taking a snapshot, never during a change |
-//! | `OpenFile::publish` | one publication of a file at a time | a change is ordered: long |
+//! | [`Publication`] | one publication of a file at a time | a change is ordered: long |
 //! | `OpenFile::state` | sessions, view, last published entry | copying bytes only |
 //!
-//! Order: `publish` before `by_inode` before `state`. The observer takes the last two only, so it
+//! Order: the publication before `by_inode` before `state`. The observer takes the last two only, so it
 //! never waits for a change.
 
 use std::{
@@ -46,6 +46,8 @@ pub(super) struct Edits {
     pub(super) last_write: u64,
     /// A write that did not fit: the file is not published without it.
     pub(super) failed: Option<FsError>,
+    /// Time that was set after the last write, to be kept when the edits are published.
+    pub(super) mtime: Option<u32>,
     /// Last process that wrote.
     pub(super) writer_pid: u32,
 }
@@ -93,7 +95,22 @@ impl State {
         let view = self.view.get_or_insert_with(|| self.entry.data().to_vec());
         let edits = self.edits.entry(handle).or_default();
         edits.last_write = self.writes;
+        edits.mtime = None;
         (edits, view)
+    }
+
+    /// Keeps a time that is set on a file with edits, which would get another when they are
+    /// published; false if it has none. `handle` is the one it was set through, if known.
+    pub(super) fn keep_mtime(&mut self, handle: Option<u64>, mtime: u32) -> bool {
+        let last = self.edits.iter().max_by_key(|(_, edits)| edits.last_write);
+        let last = last.map(|(id, _)| *id);
+        let handle = handle.filter(|id| self.edits.contains_key(id)).or(last);
+        let Some(edits) = handle.and_then(|id| self.edits.get_mut(&id)) else {
+            return false;
+        };
+        edits.mtime = Some(mtime);
+        self.mtime = mtime;
+        true
     }
 
     /// Computes the view anew after the base or the edits changed.
@@ -132,7 +149,9 @@ impl State {
 #[derive(Debug)]
 pub(super) struct OpenFile {
     pub(super) inode: Inode,
-    pub(super) publish: Mutex<()>,
+    /// Whether a publication is under way.
+    publishing: Mutex<bool>,
+    published: Condvar,
     state: Mutex<State>,
     observed: Condvar,
 }
@@ -141,7 +160,8 @@ impl OpenFile {
     fn new(entry: &Arc<TreeEntry>) -> Self {
         Self {
             inode: entry.inode,
-            publish: Mutex::new(()),
+            publishing: Mutex::new(false),
+            published: Condvar::new(),
             state: Mutex::new(State {
                 entry: Arc::clone(entry),
                 gone: None,
@@ -175,8 +195,45 @@ impl OpenFile {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    pub(super) fn lock_publish(&self) -> MutexGuard<'_, ()> {
-        self.publish.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Begins a publication, once no other one is under way.
+    pub(super) fn begin_publication(self: &Arc<Self>) -> Publication {
+        let publishing = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .published
+            .wait_while(publishing, |publishing| *publishing);
+        *waited.unwrap_or_else(PoisonError::into_inner) = true;
+        Publication(Arc::clone(self))
+    }
+
+    /// Begins a publication, if no other one is under way.
+    pub(super) fn try_publication(self: &Arc<Self>) -> Option<Publication> {
+        let mut publishing = self
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if *publishing {
+            return None;
+        }
+        *publishing = true;
+        Some(Publication(Arc::clone(self)))
+    }
+}
+
+/// A publication under way. Unlike a lock it may end on another thread than it began on.
+#[derive(Debug)]
+pub(super) struct Publication(Arc<OpenFile>);
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        *self
+            .0
+            .publishing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.published.notify_one();
     }
 }
 

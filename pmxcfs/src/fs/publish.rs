@@ -1,12 +1,12 @@
 //! Publishing the edits of a handle as one operation. All of this waits for the order.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use bytes::Bytes;
 
 use super::{
     Fs, FsError, Stale, ino_of,
-    open::{FileHandle, Gone, Handle, State},
+    open::{FileHandle, Gone, Handle, Publication, State},
     session::Session,
 };
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
 
 /// How often a file is looked up anew when it was renamed just before its operation.
 const RENAME_RETRIES: usize = 3;
+
+/// Takes the result of a flush.
+pub type FlushDone = Box<dyn FnOnce(Result<(), FsError>) + Send>;
 
 /// What tells whether a descriptor remains that a closed one was a copy of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +31,6 @@ pub struct FlushProbe {
     pub pids: Vec<u32>,
     /// Other handles whose descriptors look the same.
     pub others: usize,
-    /// Last component of its path.
-    pub name: Bytes,
     /// Whether publishing now would leave an empty file, so that a closer look pays.
     pub emptied: bool,
 }
@@ -65,7 +66,6 @@ impl Fs {
             flags: file.flags,
             pids,
             others: state.others_like(handle, file.flags),
-            name: Bytes::copy_from_slice(&state.entry.name),
             emptied: edits.pending.is_emptied(),
         }))
     }
@@ -113,15 +113,63 @@ impl Fs {
         result
     }
 
+    /// As [`Self::flush`], but hands the result to `done` instead of waiting for it. Gives `done`
+    /// back when another publication of the file is under way, and it would have to wait for that.
+    ///
+    /// # Errors
+    /// `done` itself, not called.
+    pub fn flush_then(self: &Arc<Self>, handle: u64, done: FlushDone) -> Result<(), FlushDone> {
+        let handle = match self.open.get(handle) {
+            Ok(Handle::File(handle)) => handle,
+            Ok(Handle::Virtual(..) | Handle::Directory(_)) => {
+                done(Ok(()));
+                return Ok(());
+            }
+            Err(error) => {
+                done(Err(error));
+                return Ok(());
+            }
+        };
+        if !handle.file.state().edits.contains_key(&handle.id) {
+            done(Ok(()));
+            return Ok(());
+        }
+        let Some(publication) = handle.file.try_publication() else {
+            return Err(done);
+        };
+        let begun = self.begin(&handle);
+        let flush = Flush {
+            fs: Arc::clone(self),
+            handle,
+            publication,
+            done,
+        };
+        match begun {
+            Ok(Some((session, mtime))) => flush.submit(session, mtime, None, RENAME_RETRIES),
+            Ok(None) => flush.end(Ok(())),
+            Err(error) => flush.end(Err(error)),
+        }
+        Ok(())
+    }
+
     fn publish(&self, handle: &FileHandle, on_failure: OnFailure) -> Result<(), FsError> {
         if !handle.file.state().edits.contains_key(&handle.id) {
             return Ok(());
         }
-        let _alone = handle.file.lock_publish();
-        let mut result = self.begin(handle).and_then(|begun| match begun {
-            Some(session) => self.submit(handle, &session),
+        let _alone = handle.file.begin_publication();
+        let result = self.begin(handle).and_then(|begun| match begun {
+            Some((session, mtime)) => self.submit(handle, &session, mtime),
             None => Ok(()),
         });
+        self.conclude(handle, result, on_failure)
+    }
+
+    fn conclude(
+        &self,
+        handle: &FileHandle,
+        mut result: Result<(), FsError>,
+        on_failure: OnFailure,
+    ) -> Result<(), FsError> {
         if result.is_err() && handle.file.state().gone == Some(Gone::Here) {
             // Unlinked by another process of this node while the operation was on its way.
             result = Ok(());
@@ -131,7 +179,7 @@ impl Fs {
     }
 
     /// Takes the edits that are to be published; `None` if there is nothing left to do.
-    fn begin(&self, handle: &FileHandle) -> Result<Option<Session>, FsError> {
+    fn begin(&self, handle: &FileHandle) -> Result<Option<(Session, Option<u32>)>, FsError> {
         let mut state = handle.file.state();
         let gone = state.gone;
         let Some(edits) = state.edits.get_mut(&handle.id) else {
@@ -145,37 +193,71 @@ impl Fs {
             edits.pending = Session::default();
             return Err(error);
         }
+        let mtime = edits.mtime;
         let session = std::mem::take(&mut edits.pending);
         edits.publishing = Some(session.clone());
         if gone == Some(Gone::Elsewhere) {
             return Err(FsError::Removed);
         }
-        Ok(Some(session))
+        Ok(Some((session, mtime)))
     }
 
-    fn submit(&self, handle: &FileHandle, session: &Session) -> Result<(), FsError> {
-        let inode = handle.file.inode;
+    fn submit(
+        &self,
+        handle: &FileHandle,
+        session: &Session,
+        mtime: Option<u32>,
+    ) -> Result<(), FsError> {
         let mut last_path = None;
         for _ in 0..RENAME_RETRIES {
-            let Some((path, entry)) = self.live_entry(inode) else {
-                return match handle.file.settled().gone {
-                    Some(Gone::Here) => Ok(()),
-                    Some(Gone::Elsewhere) | None => Err(FsError::Removed),
-                };
+            let (path, op) = match self.next_op(handle, session, last_path.as_ref()) {
+                ControlFlow::Continue(next) => next,
+                ControlFlow::Break(result) => return result,
             };
-            if last_path.as_ref() == Some(&path) {
-                break;
-            }
-            let Some(op) = op_of(session, path.clone(), &entry) else {
-                return Ok(());
+            let result = op.map_or(Ok(0), |op| self.backend.propose(op));
+            let time = |_| match self.time_op(&path, mtime) {
+                Some(op) => self.backend.propose(op),
+                None => Ok(0),
             };
-            match self.backend.propose(op) {
+            match result.and_then(time) {
                 Ok(_) => return Ok(()),
                 Err(ProposeError::Op(OpError::NotFound)) => last_path = Some(path),
                 Err(error) => return Err(error.into()),
             }
         }
         Err(FsError::Removed)
+    }
+
+    /// The path and the operation to propose, if there is one, or what to answer. `last_path` is where
+    /// the file was not found a moment ago.
+    fn next_op(
+        &self,
+        handle: &FileHandle,
+        session: &Session,
+        last_path: Option<&Bytes>,
+    ) -> ControlFlow<Result<(), FsError>, (Bytes, Option<Op>)> {
+        let Some((path, entry)) = self.live_entry(handle.file.inode) else {
+            return ControlFlow::Break(match handle.file.settled().gone {
+                Some(Gone::Here) => Ok(()),
+                Some(Gone::Elsewhere) | None => Err(FsError::Removed),
+            });
+        };
+        if last_path == Some(&path) {
+            return ControlFlow::Break(Err(FsError::Removed));
+        }
+        let op = session.to_op(path.clone(), &entry.data());
+        ControlFlow::Continue((path, op))
+    }
+
+    /// Sets the time that was set on the file before its edits were published.
+    fn time_op(&self, path: &Bytes, mtime: Option<u32>) -> Option<Op> {
+        let mtime = mtime?;
+        let tree = self.snapshot();
+        let differs = tree.find(path).is_some_and(|entry| entry.mtime != mtime);
+        differs.then(|| Op::Mtime {
+            path: path.clone(),
+            mtime,
+        })
     }
 
     /// Ends a publication: its edits are applied or dropped, or pending again.
@@ -199,6 +281,53 @@ impl Fs {
     }
 }
 
+/// A flush whose answer is on its way.
+struct Flush {
+    fs: Arc<Fs>,
+    handle: FileHandle,
+    publication: Publication,
+    done: FlushDone,
+}
+
+impl Flush {
+    fn submit(self, session: Session, mtime: Option<u32>, last_path: Option<Bytes>, tries: usize) {
+        let (path, op) = match self.fs.next_op(&self.handle, &session, last_path.as_ref()) {
+            ControlFlow::Continue(next) if tries > 0 => next,
+            ControlFlow::Continue(_) => return self.end(Err(FsError::Removed)),
+            ControlFlow::Break(result) => return self.end(result),
+        };
+        let backend = Arc::clone(&self.fs.backend);
+        let answer = move |result| match result {
+            Ok(_) => self.set_time(&path, mtime),
+            Err(ProposeError::Op(OpError::NotFound)) => {
+                self.submit(session, mtime, Some(path), tries - 1);
+            }
+            Err(error) => self.end(Err(error.into())),
+        };
+        match op {
+            Some(op) => backend.submit(op, Box::new(answer)),
+            None => answer(Ok(0)),
+        }
+    }
+
+    fn set_time(self, path: &Bytes, mtime: Option<u32>) {
+        let backend = Arc::clone(&self.fs.backend);
+        match self.fs.time_op(path, mtime) {
+            Some(op) => backend.submit(
+                op,
+                Box::new(move |result| self.end(result.map(|_| ()).map_err(FsError::from))),
+            ),
+            None => self.end(Ok(())),
+        }
+    }
+
+    fn end(self, result: Result<(), FsError>) {
+        let result = self.fs.conclude(&self.handle, result, OnFailure::Discard);
+        drop(self.publication);
+        (self.done)(result);
+    }
+}
+
 /// A file that was unlinked here takes the edits in, for the handles that remain.
 fn keep_to_itself(state: &mut State) {
     let Some(view) = state.view.take() else {
@@ -215,10 +344,6 @@ fn keep_to_itself(state: &mut State) {
         Arc::clone(&entry.name),
         Content::File(Bytes::from(view)),
     ));
-}
-
-fn op_of(session: &Session, path: Bytes, entry: &TreeEntry) -> Option<Op> {
-    session.to_op(path, &entry.data())
 }
 
 fn tree_len(tree: &crate::memdb::Tree, handle: &FileHandle) -> usize {

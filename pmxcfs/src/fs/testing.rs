@@ -7,13 +7,14 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU32, Ordering},
     },
+    thread,
 };
 
 use bytes::Bytes;
 
 use super::StatusSource;
 use crate::{
-    dcdb::{Applied, Backend, Observer, ProposeError, Step},
+    dcdb::{Applied, Backend, Done, Observer, ProposeError, Step, guard},
     memdb::{Op, OpError, Stamp, Tree},
 };
 
@@ -39,6 +40,7 @@ pub struct MemBackend {
     unlocks: Mutex<Vec<Bytes>>,
     syncs: AtomicU32,
     clock: AtomicU32,
+    me: Weak<Self>,
 }
 
 impl std::fmt::Debug for MemBackend {
@@ -51,7 +53,10 @@ impl MemBackend {
     /// An empty tree.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self::default())
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            ..Self::default()
+        })
     }
 
     /// Reports to that observer from now on.
@@ -107,6 +112,14 @@ impl MemBackend {
     pub fn remote(&self, op: Op) {
         let result = self.apply(&op, false);
         assert!(result.is_ok(), "{op:?}: {result:?}");
+    }
+
+    /// A change of another node, which the tree may refuse.
+    ///
+    /// # Errors
+    /// Why the tree refused it.
+    pub fn try_remote(&self, op: &Op) -> Result<u32, ProposeError> {
+        self.apply(op, false)
     }
 
     /// Content of a file that another node writes, made if it does not exist.
@@ -226,7 +239,17 @@ impl Backend for MemBackend {
         self.writable()?;
         self.pass_gate()?;
         lock(&self.log).push(op.clone());
+        let op = guard::checked(&self.snapshot(), op)?;
         self.apply(&op, true)
+    }
+
+    fn submit(&self, op: Op, done: Done) {
+        match self.me.upgrade() {
+            Some(me) if lock(&self.orders).blocked => {
+                thread::spawn(move || done(me.propose(op)));
+            }
+            _ => done(self.propose(op)),
+        }
     }
 
     fn sync(&self) -> Result<(), ProposeError> {

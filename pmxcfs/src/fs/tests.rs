@@ -354,6 +354,26 @@ fn same_values_are_accepted_and_others_refused() {
 }
 
 #[test]
+fn a_time_set_before_close_outlives_it() {
+    let (backend, fs) = setup();
+    let file = create(&fs, "f");
+    write(&fs, file, 0, b"x");
+    let number = ino(&fs, "f");
+    let set = SetAttr {
+        mtime: Some(TimeChange::At(77)),
+        ..SetAttr::default()
+    };
+    assert_eq!(
+        fs.setattr(number, Some(file.handle), &set).unwrap().mtime,
+        77
+    );
+    assert_eq!(backend.content("f").unwrap(), "", "not a reason to publish");
+    fs.release(file.handle).unwrap();
+    assert_eq!(fs.getattr(number).unwrap().mtime, 77);
+    assert_eq!(backend.content("f").unwrap(), "x");
+}
+
+#[test]
 fn release_of_a_lock_is_asked_for_before_its_time_is_set() {
     let (backend, fs) = setup();
     let private = fs.mkdir(ROOT_INO, b"priv").unwrap().ino;

@@ -25,6 +25,10 @@ use crate::{
 /// How long the kernel keeps what it is told to forget when it changes.
 const LASTING: Duration = Duration::from_secs(3600);
 
+/// How long the kernel keeps attributes that an invalidation may have overtaken: those of an inode
+/// that it did not know before the answer.
+const FRESH: Duration = Duration::from_secs(1);
+
 /// How long it keeps names where it can not be told to forget all of them at once.
 const LASTING_WITHOUT_EPOCH: Duration = Duration::from_secs(1);
 
@@ -264,9 +268,10 @@ impl Filesystem for Adapter {
         let request = open_request(req, flags);
         let name = name.as_bytes().to_vec();
         self.waiting(move |fs| match fs.create(parent.0, &name, request) {
-            // One lifetime for name and attributes: none, for the attributes' sake.
+            // One lifetime for name and attributes. What the session of the new handle changes,
+            // the kernel knows.
             Ok((attr, opened)) => reply.created(
-                &Duration::ZERO,
+                &FRESH,
                 &file_attr(&attr),
                 Generation(0),
                 FileHandle(opened.handle),
@@ -330,7 +335,14 @@ impl Filesystem for Adapter {
         if descriptors::remains(&probe, req.pid()) {
             return reply.ok();
         }
-        self.change(reply, move |fs| fs.flush(fh.0));
+        let call = self.blocking.call();
+        let answer = move |result| {
+            reply_empty(reply, result);
+            drop(call);
+        };
+        if let Err(answer) = self.fs.flush_then(fh.0, Box::new(answer)) {
+            self.waiting(move |fs| answer(fs.flush(fh.0)));
+        }
     }
 
     fn release(
@@ -495,10 +507,11 @@ fn reply_attr(reply: ReplyAttr, result: Result<Attr, FsError>) {
     }
 }
 
-/// Attributes that come with a name expire at once: the kernel would keep them even if an
+/// Attributes that come with a name expire soon: the kernel would keep them even if an
 /// invalidation came before it knew the inode.
 fn reply_entry(reply: ReplyEntry, attr: &Attr, ttl: Duration) {
-    reply.entry_with_ttls(&Duration::ZERO, &ttl, &file_attr(attr), Generation(0));
+    let attr_ttl = if attr.lasting { FRESH } else { Duration::ZERO };
+    reply.entry_with_ttls(&attr_ttl, &ttl, &file_attr(attr), Generation(0));
 }
 
 /// An answer that the kernel may keep: there is no such name.

@@ -82,6 +82,12 @@ impl Blocking {
         }
     }
 
+    /// Counts a call that has no thread, until the result is dropped.
+    pub(super) fn call(&self) -> Call {
+        self.0.lock().calls += 1;
+        Call(Arc::clone(&self.0))
+    }
+
     /// Waits until no call is under way; false if that took too long.
     pub(super) fn wait_idle(&self, timeout: Duration) -> bool {
         let state = self.0.lock();
@@ -114,6 +120,24 @@ impl Blocking {
                 self.0.call_ended(self.0.lock());
             }
         }
+    }
+}
+
+/// A call under way whose answer is on its way.
+#[derive(Debug)]
+pub(super) struct Call(Arc<Shared>);
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.call_ended(self.0.lock());
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared")
+            .field("calls", &self.lock().calls)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The mount: the only place that knows the kernel's protocol and the `fuser` crate.
 //!
-//! Owns: decoding of requests and replies ([`adapter`]), the mount itself ([`mount`]), the threads
-//! that make the kernel forget ([`notify`]), the threads for calls that wait ([`blocking`]).
+//! Owns: decoding of requests and replies (`adapter`), the mount itself (`mount`), the threads
+//! that make the kernel forget (`notify`), the threads for calls that wait (`blocking`).
 //!
 //! What the kernel keeps, and why it is never stale:
 //! * names, present and absent ones, for an hour. A name that another node changes is invalidated

@@ -34,10 +34,10 @@ const MOUNTS: &str = "/proc/self/mountinfo";
 const THREADS_MIN: usize = 3;
 
 /// How long an orderly end waits for changes under way to be answered.
-const ANSWER_GRACE: Duration = Duration::from_secs(5);
+const ANSWER_GRACE: Duration = Duration::from_millis(700);
 
 /// How long an end waits for the workers once the connection is gone.
-const WORKER_GRACE: Duration = Duration::from_secs(5);
+const WORKER_GRACE: Duration = Duration::from_millis(500);
 
 /// Stacked dead mounts that are cleared.
 const STALE_MOUNTS_MAX: usize = 16;
@@ -151,12 +151,14 @@ pub fn mount(
     fs: Arc<Fs>,
     on_loss: impl FnOnce() + Send + 'static,
 ) -> Result<Session, MountError> {
-    let path = &config.mountpoint;
+    // As the mount table has it. Found out now: later, looking at it asks ourselves.
+    let path = config.mountpoint.canonicalize();
+    let path = &path.map_err(MountError::io("find", &config.mountpoint))?;
     refuse_nonempty(path)?;
     let device = OpenOptions::new().read(true).write(true).open(DEVICE);
     let device = device.map_err(MountError::io("open", Path::new(DEVICE)))?;
     mount_device(path, &device)?;
-    let started = serve(config, fs, device, on_loss);
+    let started = serve(config, path, fs, device, on_loss);
     if started.is_err()
         && let Err(error) = umount2(path, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH)
     {
@@ -283,6 +285,7 @@ fn mount_device(path: &Path, device: &File) -> Result<(), MountError> {
 
 fn serve(
     config: &MountConfig,
+    mountpoint: &Path,
     fs: Arc<Fs>,
     device: File,
     on_loss: impl FnOnce() + Send + 'static,
@@ -308,8 +311,8 @@ fn serve(
     let forgetter = Forgetter::start(&fs, kernel)?;
     let stop_watching = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
     let mut session = Session {
-        mountpoint: config.mountpoint.clone(),
-        device: device_of(&config.mountpoint)?,
+        mountpoint: mountpoint.to_path_buf(),
+        device: device_of(mountpoint)?,
         life,
         blocking,
         forgetter,
@@ -395,22 +398,18 @@ fn watch_mounts(session: &Session, on_loss: OnLoss) -> io::Result<JoinHandle<()>
 
 /// Device number of what is mounted on top at a path, as the mount table has it.
 fn device_of(path: &Path) -> io::Result<String> {
-    let path = path.canonicalize()?;
     let mounts = mounts()?;
-    let found = mounts.into_iter().rev().find(|(at, _)| *at == path);
+    let found = mounts.into_iter().rev().find(|(at, _)| at == path);
     let (_, device) = found.ok_or(io::ErrorKind::NotFound)?;
     Ok(device)
 }
 
-/// Whether that device is what a path shows.
+/// Whether that device is mounted at a path.
 fn is_mounted(path: &Path, device: &str) -> bool {
-    let Ok(mounts) = mounts() else {
-        return false;
-    };
-    let found = mounts.into_iter().rev();
-    found
-        .filter(|(_, mounted)| mounted == device)
-        .any(|(at, _)| at == path || path.canonicalize().is_ok_and(|path| at == path))
+    let mounts = mounts().unwrap_or_default();
+    mounts
+        .iter()
+        .any(|(at, mounted)| at == path && mounted == device)
 }
 
 /// Mountpoint and device number of all mounts.

@@ -70,17 +70,17 @@ pub struct LoadIssue {
 impl LoadIssue {
     /// Whether the tree can not be represented, so that loading must be refused.
     ///
-    /// The others load as other members load them, with entries that nobody can reach.
+    /// The others load: with entries that nobody can reach, as on other members, or with a guest
+    /// that is listed in one place only, where other implementations refuse to start.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         match self.problem {
-            LoadProblem::MissingParent
-            | LoadProblem::DuplicateName(_)
+            LoadProblem::MissingParent | LoadProblem::DuplicateName(_) => true,
+            LoadProblem::ParentIsFile
             | LoadProblem::DuplicateGuest(..)
-            | LoadProblem::GuestFolderIsFile => true,
-            LoadProblem::ParentIsFile | LoadProblem::Cycle | LoadProblem::InodeAboveVersion => {
-                false
-            }
+            | LoadProblem::GuestFolderIsFile
+            | LoadProblem::Cycle
+            | LoadProblem::InodeAboveVersion => false,
         }
     }
 }

@@ -178,7 +178,7 @@ fn a_parent_that_is_a_file_is_refused_if_it_is_read_first() {
 }
 
 #[test]
-fn duplicates_are_refused_with_both_rows() {
+fn duplicate_names_are_refused_and_duplicate_guests_told() {
     let names = "INSERT INTO tree VALUES (5, 0, 5, 1, 1, 8, 'f', NULL); \
                  INSERT INTO tree VALUES (9, 0, 9, 1, 1, 4, 'f', NULL)";
     let dir = with_rows(names);
@@ -195,20 +195,26 @@ fn duplicates_are_refused_with_both_rows() {
                   INSERT INTO tree VALUES (5, 3, 1, 1, 1, 8, '7.conf', NULL); \
                   INSERT INTO tree VALUES (6, 4, 1, 1, 1, 8, '7.conf', NULL)";
     let dir = with_rows(guests);
-    let text = refused(dir.path())[0].to_string();
-    assert!(text.contains("guest 7"), "{text}");
-    assert_remedies_work(dir.path());
+    let opened = open(dir.path());
+    assert!(opened.issues[0].to_string().contains("guest 7"));
+    assert_eq!(
+        opened.tree.guests().iter().count(),
+        1,
+        "listed once, both files are there"
+    );
+    assert!(opened.tree.find(b"nodes/a/qemu-server/7.conf").is_some());
 }
 
 #[test]
-fn a_file_in_place_of_a_guest_folder_is_refused() {
+fn a_file_in_place_of_a_guest_folder_loads_and_is_told() {
     let dir = with_rows(
         "INSERT INTO tree VALUES (1, 0, 1, 1, 1, 4, 'nodes', NULL); \
          INSERT INTO tree VALUES (2, 1, 1, 1, 1, 4, 'a', NULL); \
          INSERT INTO tree VALUES (3, 2, 1, 1, 1, 8, 'openvz', NULL)",
     );
-    assert!(matches!(refused(dir.path())[..], [Problem::Tree(_)]));
-    assert_remedies_work(dir.path());
+    let opened = open(dir.path());
+    assert_eq!(opened.issues[0].problem, LoadProblem::GuestFolderIsFile);
+    assert!(opened.tree.find(b"nodes/a/openvz").is_some());
 }
 
 #[test]

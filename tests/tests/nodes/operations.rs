@@ -1,0 +1,215 @@
+//! Every operation, from every node, seen by all; races.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::{bail, ensure};
+use nix::errno::Errno;
+use tests::cluster::Cluster;
+use tests::files;
+
+use crate::support::{NODES, gone_on_all, holds_on_all, on_all, there_on_all, three_nodes};
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn every_operation_of_every_node_is_seen_by_all() {
+    let Some(cluster) = three_nodes() else { return };
+    for id in NODES {
+        operations_of(&cluster, id);
+    }
+    for id in NODES {
+        largest_file(&cluster, id);
+    }
+    cluster.await_equal().unwrap();
+    races(&cluster);
+    cluster.await_equal().unwrap();
+    readers_see_whole_files(&cluster);
+    cluster.await_equal().unwrap();
+    cluster.stop().unwrap();
+}
+
+fn operations_of(cluster: &Cluster, id: usize) {
+    let root = cluster.path(id, "");
+    let at = |name: &str| root.join(name);
+    files::create_new(&at("f")).unwrap();
+    holds_on_all(cluster, "f", b"");
+    files::replace(&at("f"), b"one\n").unwrap();
+    holds_on_all(cluster, "f", b"one\n");
+    files::append(&at("f"), b"two\n").unwrap();
+    holds_on_all(cluster, "f", b"one\ntwo\n");
+    files::write_at(&at("f"), 2, b"XYZ").unwrap();
+    holds_on_all(cluster, "f", b"onXYZwo\n");
+    files::truncate(&at("f"), 3).unwrap();
+    holds_on_all(cluster, "f", b"onX");
+    files::truncate(&at("f"), 6).unwrap();
+    holds_on_all(cluster, "f", b"onX\0\0\0");
+    files::truncate(&at("f"), 0).unwrap();
+    holds_on_all(cluster, "f", b"");
+    files::truncate(&at("f"), 5).unwrap();
+    holds_on_all(cluster, "f", &[0; 5]);
+
+    fs::rename(at("f"), at("g")).unwrap();
+    gone_on_all(cluster, "f");
+    holds_on_all(cluster, "g", &[0; 5]);
+    files::replace(&at("h"), b"new").unwrap();
+    fs::rename(at("h"), at("g")).unwrap();
+    gone_on_all(cluster, "h");
+    holds_on_all(cluster, "g", b"new");
+    files::set_time(&at("g"), 1_234_567_890).unwrap();
+    on_all(cluster, "the time of g", |root| {
+        let time = fs::metadata(root.join("g"))?.mtime();
+        ensure!(time == 1_234_567_890, "{time}");
+        Ok(())
+    });
+
+    fs::create_dir(at("d")).unwrap();
+    files::replace(&at("d/x"), b"inside").unwrap();
+    holds_on_all(cluster, "d/x", b"inside");
+    assert_eq!(
+        files::errno(fs::remove_dir(at("d"))),
+        Errno::ENOTEMPTY,
+        "n{id}"
+    );
+    fs::rename(at("d/x"), at("g")).unwrap();
+    holds_on_all(cluster, "g", b"inside");
+    fs::rename(at("d"), at("e")).unwrap();
+    gone_on_all(cluster, "d");
+    there_on_all(cluster, "e");
+    fs::remove_dir(at("e")).unwrap();
+    gone_on_all(cluster, "e");
+    fs::remove_file(at("g")).unwrap();
+    gone_on_all(cluster, "g");
+}
+
+fn largest_file(cluster: &Cluster, id: usize) {
+    let name = format!("large-{id}");
+    let mut data: Vec<u8> = (0..=u8::MAX).cycle().take(MIB).collect();
+    data[0] = u8::try_from(id).unwrap();
+    files::replace(&cluster.path(id, &name), &data).unwrap();
+    holds_on_all(cluster, &name, &data);
+
+    data.push(0);
+    let refused = files::replace(&cluster.path(id, &name), &data);
+    assert_eq!(files::errno(refused), Errno::EFBIG);
+    assert_eq!(
+        files::errno(files::append(&cluster.path(id, &name), b"x")),
+        Errno::EFBIG
+    );
+    for size in [MIB + 1, 1 << 32] {
+        let grown = files::truncate(&cluster.path(id, &name), i64::try_from(size).unwrap());
+        assert_eq!(files::errno(grown), Errno::EFBIG);
+    }
+    data.pop();
+    holds_on_all(cluster, &name, &data);
+    fs::remove_file(cluster.path(id, &name)).unwrap();
+}
+
+/// All nodes try the same at the same moment: one wins.
+fn races(cluster: &Cluster) {
+    for id in NODES {
+        fs::create_dir_all(cluster.path(1, format!("nodes/n{id}/qemu-server"))).unwrap();
+    }
+    for id in NODES {
+        there_on_all(cluster, &format!("nodes/n{id}/qemu-server"));
+    }
+    for round in 0..20 {
+        race(cluster, |_, root| {
+            fs::create_dir(root.join(format!("dir-{round}")))
+        });
+        race(cluster, |_, root| {
+            files::create_new(&root.join(format!("exclusive-{round}")))
+        });
+        race(cluster, |id, root| {
+            let conf = format!("nodes/n{id}/qemu-server/{}.conf", 100 + round);
+            files::create_new(&root.join(conf))
+        });
+        // Without O_EXCL nobody loses: whoever is late opens what is there.
+        let path = format!("shared-{round}");
+        let outcomes = at_once(cluster, |_, root| {
+            files::replace(&root.join(&path), b"same")
+        });
+        for (id, outcome) in outcomes {
+            outcome.unwrap_or_else(|error| panic!("n{id}: {error}"));
+        }
+        holds_on_all(cluster, &path, b"same");
+    }
+}
+
+fn race(cluster: &Cluster, attempt: impl Fn(usize, &Path) -> std::io::Result<()> + Sync) {
+    let mut losers = Vec::new();
+    for (_, outcome) in at_once(cluster, attempt) {
+        losers.extend(outcome.err().map(|error| error.raw_os_error()));
+    }
+    assert_eq!(losers, [Some(libc::EEXIST); 2]);
+}
+
+fn at_once<T: Send>(
+    cluster: &Cluster,
+    attempt: impl Fn(usize, &Path) -> T + Sync,
+) -> BTreeMap<usize, T> {
+    let barrier = Barrier::new(NODES.len());
+    thread::scope(|scope| {
+        let threads = NODES.map(|id| {
+            let (root, barrier, attempt) = (cluster.path(id, ""), &barrier, &attempt);
+            scope.spawn(move || {
+                barrier.wait();
+                (id, attempt(id, &root))
+            })
+        });
+        threads.map(|thread| thread.join().unwrap()).into()
+    })
+}
+
+/// A file that is rewritten in a loop, in one write or in many, is always whole on other nodes.
+fn readers_see_whole_files(cluster: &Cluster) {
+    for (name, piece) in [("echoed", usize::MAX), ("dd", 700)] {
+        let whole = |round: usize| format!("{:06}\n", round % 1_000).repeat(5_000);
+        files::replace(&cluster.path(1, name), whole(0).as_bytes()).unwrap();
+        holds_on_all(cluster, name, whole(0).as_bytes());
+        let end = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let readers = [2, 3].map(|id| {
+                let (path, end) = (cluster.path(id, name), &end);
+                scope.spawn(move || read_until(&path, end))
+            });
+            for round in 1..150 {
+                rewrite_in_pieces(&cluster.path(1, name), whole(round).as_bytes(), piece);
+            }
+            end.store(true, Ordering::Relaxed);
+            for reader in readers {
+                reader.join().unwrap().unwrap();
+            }
+        });
+        holds_on_all(cluster, name, whole(149).as_bytes());
+    }
+}
+
+fn rewrite_in_pieces(path: &Path, data: &[u8], piece: usize) {
+    let mut file = fs::File::create(path).unwrap();
+    for part in data.chunks(piece) {
+        file.write_all(part).unwrap();
+    }
+    files::close(file).unwrap();
+}
+
+fn read_until(path: &Path, end: &AtomicBool) -> anyhow::Result<()> {
+    while !end.load(Ordering::Relaxed) {
+        let text = fs::read_to_string(path)?;
+        let first = text.get(..7).unwrap_or_default();
+        if text.len() != 35_000 || text != first.repeat(5_000) {
+            bail!(
+                "{} bytes of more than one version: {first:?}, then {:?}",
+                text.len(),
+                text.split_inclusive('\n').find(|line| *line != first)
+            );
+        }
+    }
+    Ok(())
+}
