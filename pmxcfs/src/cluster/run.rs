@@ -435,6 +435,13 @@ impl<G: Group> Runner<G> {
 
     fn drain_status(&mut self) {
         let shared = Arc::clone(&self.shared);
+        for message in shared.status.take_unsent() {
+            self.status.outbox.push_back(Queued {
+                message,
+                or_leave: false,
+                attempts: 0,
+            });
+        }
         let mut dfsm = shared.status.lock();
         if let Some(reason) = self.status.take_actions(&mut dfsm, |_, _| {}) {
             tracing::error!("leaving the status group: {reason}");

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     clock,
     dfsm::{Dfsm, Mode},
-    group::{GroupName, Sender},
+    group::{GroupName, McastError, Sender},
     memdb::Tree,
     status::{LogRequest, Outgoing, SetError, Status, VersionCounters},
     wire::MemberId,
@@ -23,6 +23,8 @@ pub struct StatusService {
     /// Set in cluster mode.
     sender: OnceLock<Sender>,
     quorate: AtomicBool,
+    /// Messages that the messaging daemon did not take yet.
+    unsent: Mutex<Vec<Bytes>>,
 }
 
 impl StatusService {
@@ -34,11 +36,17 @@ impl StatusService {
             dfsm: Mutex::new(Dfsm::new(status, own)),
             sender: OnceLock::new(),
             quorate: AtomicBool::new(false),
+            unsent: Mutex::default(),
         }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Dfsm<Status>> {
         self.dfsm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the messages that the messaging daemon did not take.
+    pub(super) fn take_unsent(&self) -> Vec<Bytes> {
+        std::mem::take(&mut *self.unsent.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn connect(&self, sender: Sender) {
@@ -83,8 +91,15 @@ impl StatusService {
         };
         let Outgoing { subtype, payload } = message;
         let (_, bytes) = dfsm.make_normal(clock::unix_seconds_u32(), subtype, payload);
-        if let Err(error) = sender.mcast(GroupName::Status, &bytes) {
-            tracing::debug!("a status message was not sent: {error}");
+        match sender.mcast(GroupName::Status, &bytes) {
+            Ok(()) => {}
+            Err(McastError::Backpressure) => {
+                self.unsent
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push(bytes);
+            }
+            Err(error) => tracing::debug!("a status message was not sent: {error}"),
         }
     }
 

@@ -14,6 +14,9 @@ use super::host::Host;
 use super::namespaces::{Namespaces, command, run};
 use crate::wait::eventually_ok;
 
+/// How long the kernel may take to remove the cables of a host that is off.
+const UNPLUG_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Networks that every host is on.
 pub const LINKS: usize = 2;
 
@@ -52,8 +55,9 @@ impl Network {
         })
     }
 
-    /// Connects a host. At its boot it has no cables: the old ones went with its namespaces.
+    /// Connects a host. At its boot it has no cables: the old ones go with its namespaces.
     pub(super) fn attach(&self, id: usize, host: &Namespaces) -> Result<()> {
+        self.await_unplugged(id)?;
         let (mut outside, mut inside) = (String::new(), "link set lo up\n".to_owned());
         for link in 0..LINKS {
             let (port, pid) = (port(id, link), host.pid());
@@ -68,6 +72,19 @@ impl Network {
         ip(&self.hub, &outside)?;
         ip(host, &inside)?;
         self.apply_losses()
+    }
+
+    /// Waits until the cables that a host had before are gone: the kernel takes a namespace apart
+    /// in the background.
+    fn await_unplugged(&self, id: usize) -> Result<()> {
+        eventually_ok(UNPLUG_DEADLINE, "the old cables are gone", || {
+            let ports = self.ports()?;
+            let left = (0..LINKS)
+                .map(|link| port(id, link))
+                .find(|port| ports.contains(port));
+            ensure!(left.is_none(), "{left:?} is still there");
+            Ok(())
+        })
     }
 
     pub(super) fn set_cable(&self, id: usize, link: usize, plugged: bool) -> Result<()> {
