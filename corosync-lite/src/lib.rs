@@ -1,0 +1,9 @@
+//! Group messaging for clusters: totally ordered multicast with extended virtual synchrony,
+//! membership and quorum, on the wire of Corosync 3.
+
+pub mod config;
+pub mod host;
+pub mod proto;
+pub mod qb;
+pub mod service;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! Protocol cores: state machines without sockets, clocks, threads or random sources of their own.
+pub mod knet;
+pub mod srp;
