@@ -110,7 +110,7 @@ pub struct Cli {
     pub group: String,
 
     /// Threads that serve the file system
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(3..=64))]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(3..=64))]
     pub threads: u16,
 
     #[arg(hide = true)]
