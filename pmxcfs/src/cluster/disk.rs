@@ -166,7 +166,7 @@ pub(super) fn store_now(shared: &Shared, fits: bool) {
         let text = format!("more than {ITEMS_MAX} changes wait for the disk");
         // Whatever transaction is under way comes to its end first.
         let _storage = shared.lock_storage();
-        return fail(shared, &StorageError::Failed(text), &[]);
+        return fail(shared, &StorageError::Failed(text));
     }
     let Ok(mut storage) = shared.storage.try_lock() else {
         return shared.disk.hand_over();
@@ -182,7 +182,7 @@ pub(super) fn store_now(shared: &Shared, fits: bool) {
         storage.set_patience(Patience::None);
         match storage.commit(&segment.changes) {
             Err(StorageError::Busy(_)) => {}
-            Err(error) => return fail(shared, &error, &segment.answers),
+            Err(error) => return fail(shared, &error),
             Ok(()) => return conclude(shared, segment, tree),
         }
     }
@@ -243,7 +243,7 @@ fn finish(shared: &Shared, storage: &mut dyn Storage, segment: Segment, tree: &T
     if !segment.changes.is_empty()
         && let Err(error) = storage.commit(&segment.changes)
     {
-        fail(shared, &error, &segment.answers);
+        fail(shared, &error);
         return false;
     }
     conclude(shared, segment, tree.clone());
@@ -293,19 +293,20 @@ fn replace(
         );
         if let Err(error) = storage.backup() {
             tracing::error!("no copy of the old database could be kept: {error}");
-            fail(shared, &error, &[]);
+            fail(shared, &error);
             return false;
         }
     }
     if let Err(error) = storage.replace(old, &new) {
-        fail(shared, &error, &[]);
+        fail(shared, &error);
         return false;
     }
     shared.published.publish(new, Step::Replaced);
     true
 }
 
-fn fail(shared: &Shared, error: &StorageError, answers: &[(u64, Answer)]) {
+/// Everybody who waits is refused: nothing of what they wait for is left.
+fn fail(shared: &Shared, error: &StorageError) {
     tracing::error!(
         "the database could not be written, this node is read-only until that works again: {error}"
     );
@@ -323,9 +324,6 @@ fn fail(shared: &Shared, error: &StorageError, answers: &[(u64, Answer)]) {
         core.dfsm
             .handle_failure(format!("the database could not be written: {error}"), false);
         core.fault = Some(refused.clone());
-    }
-    for (count, _) in answers {
-        shared.waiters.answer(*count, Err(refused.clone()));
     }
     shared.waiters.abort(&refused);
     let text = format!("the database of this node could not be written, it is read-only: {error}");
@@ -349,7 +347,7 @@ fn probe(shared: &Shared) {
     }
 }
 
-fn update_host_conf(shared: &Shared, content: &[u8], reload: bool) {
+pub(super) fn update_host_conf(shared: &Shared, content: &[u8], reload: bool) {
     use confwatch::Outcome;
     match confwatch::sync_host_file(content, &shared.options.host_conf) {
         Ok(outcome) => {

@@ -36,7 +36,7 @@ pub use self::service::StatusService;
 use self::{disk::DiskQueue, propose::Parked, waiters::Waiters};
 use crate::{
     clock,
-    confwatch::Reloader,
+    confwatch::{Reloader, TREE_NAME},
     dcdb::{Backend, Closed, Done, Observer, ProposeError, Published, Replica, Storage, wait_for},
     dfsm::{Dfsm, Mode},
     group::{Group, Sender, corosync::CorosyncGroup},
@@ -148,7 +148,8 @@ pub struct ClusterDb {
 }
 
 impl ClusterDb {
-    /// Starts the threads of a node in a cluster, for the tree that the storage holds.
+    /// Brings the host's `corosync.conf` up to date and starts the threads of a node in a cluster,
+    /// for the tree that the storage holds.
     ///
     /// # Errors
     /// When threads or descriptors can not be had.
@@ -185,6 +186,10 @@ impl ClusterDb {
             reloader: Mutex::new(Reloader::spawn()?),
             wake: EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
         });
+        // Before Corosync is reached: a node that was away has an old file.
+        if let Some(content) = shared.published.snapshot().file(TREE_NAME.as_bytes()) {
+            disk::update_host_conf(&shared, &content, true);
+        }
         let for_disk = Arc::clone(&shared);
         let disk = std::thread::Builder::new()
             .name("disk".into())
@@ -203,11 +208,6 @@ impl ClusterDb {
     /// Sets who follows the published trees.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.shared.published.observe(observer);
-    }
-
-    /// Makes Corosync read its configuration again, a moment later.
-    pub fn reload_corosync(&self) {
-        self.shared.reload_corosync();
     }
 
     /// Refuses changes from now on, and answers the callers that wait for theirs.

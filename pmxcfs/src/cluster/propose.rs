@@ -183,11 +183,7 @@ impl Shared {
                 },
             )
             .result?;
-        let content = |tree: &Tree| {
-            tree.find(confwatch::TREE_NAME.as_bytes())
-                .filter(|entry| !entry.is_dir())
-                .map(|entry| entry.data())
-        };
+        let content = |tree: &Tree| tree.file(confwatch::TREE_NAME.as_bytes());
         let old = content(tree).filter(|old| !old.is_empty());
         let new = content(&after).unwrap_or_default();
         confwatch::check(&new, old.as_deref(), &self.options.node_name).map_err(|error| {

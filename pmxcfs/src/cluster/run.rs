@@ -276,8 +276,12 @@ impl<G: Group> Runner<G> {
     }
 
     fn quorum(&mut self, quorate: bool, members: Vec<u32>) {
-        let before = self.shared.lock_core().dfsm.app().is_quorate();
-        self.shared.lock_core().dfsm.app_mut().set_quorate(quorate);
+        let before = {
+            let mut core = self.shared.lock_core();
+            let before = core.dfsm.app().is_quorate();
+            core.dfsm.app_mut().set_quorate(quorate);
+            before
+        };
         self.shared.status.set_quorate(quorate);
         self.online = members;
         self.shared.refresh_writable();
@@ -391,12 +395,8 @@ impl<G: Group> Runner<G> {
                 items.push(Item::Replace { old, new, diverged });
             }
             Effect::Conf { reload } => {
-                let entry = dfsm.app().tree().find(TREE_NAME.as_bytes());
-                if let Some(entry) = entry.filter(|entry| !entry.is_dir()) {
-                    items.push(Item::Conf {
-                        content: entry.data(),
-                        reload,
-                    });
+                if let Some(content) = dfsm.app().tree().file(TREE_NAME.as_bytes()) {
+                    items.push(Item::Conf { content, reload });
                 }
             }
             Effect::GrantUnlock { path, checksum } => {

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     clock,
     cluster::{ClusterDb, ClusterOptions, StatusService},
-    confwatch::{self, Outcome},
+    confwatch,
     dcdb::{Backend, LocalDb, Observer},
     fs::{Fs, FsConfig},
     fuse::{self, MountConfig},
@@ -236,8 +236,7 @@ fn is_empty(tree: &Tree) -> bool {
 }
 
 fn conf_of(tree: &Tree) -> Option<Bytes> {
-    let entry = tree.find(confwatch::TREE_NAME.as_bytes())?;
-    (!entry.is_dir()).then(|| entry.data())
+    tree.file(confwatch::TREE_NAME.as_bytes())
 }
 
 /// The database in one of its two forms.
@@ -258,30 +257,15 @@ impl Database {
         if cli.local && conf.is_some() {
             tracing::info!("forcing local mode (although corosync.conf exists)");
         }
-        let Some(conf) = conf.filter(|_| !cli.local) else {
+        if conf.is_none() || cli.local {
             return Ok(Self::Local(Arc::new(LocalDb::new(tree, Box::new(keeper)))));
-        };
-        let outcome = confwatch::sync_host_file(&conf, &cli.corosync_conf);
+        }
         let options = ClusterOptions {
             node_name: name.to_owned(),
             host_conf: cli.corosync_conf.clone(),
         };
         let cluster = ClusterDb::start(tree, Box::new(keeper), Arc::clone(status), options)
             .context("unable to start the threads of the cluster")?;
-        match outcome {
-            Ok(outcome) => {
-                if let Outcome::HostNewer { tree, host } = outcome {
-                    tracing::error!(
-                        "this host's corosync.conf is newer (version {host}) than the cluster's \
-                         ({tree}) and stays"
-                    );
-                }
-                if outcome.wants_reload() {
-                    cluster.reload_corosync();
-                }
-            }
-            Err(error) => tracing::error!("{error}"),
-        }
         Ok(Self::Cluster(Arc::new(cluster)))
     }
 

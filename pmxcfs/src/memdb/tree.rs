@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use imbl::OrdMap;
 
 use super::{
@@ -152,6 +153,13 @@ impl Tree {
     #[must_use]
     pub fn find(&self, path: &[u8]) -> Option<&Arc<TreeEntry>> {
         self.lookup(path).flatten()
+    }
+
+    /// Content of the file at a path.
+    #[must_use]
+    pub fn file(&self, path: &[u8]) -> Option<Bytes> {
+        let entry = self.find(path)?;
+        (!entry.is_dir()).then(|| entry.data())
     }
 
     /// Path of an entry without leading slash; empty for the root, `None` if it is not reachable.
