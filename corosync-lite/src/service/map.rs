@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
+use super::ClientId;
 use super::cmap::{Event, KEY_MAX, Raw, Request, Response, kind, track};
 use super::layout::Status;
 use crate::config::{Keys, Value};
@@ -20,9 +21,6 @@ const VALUE_MAX: usize = 16_384;
 const ROOM_MAX: u64 = 1 << 16;
 /// Walks, and trackers, that one client may have at a time.
 const HANDLES_MAX: usize = 1024;
-
-/// A client, as the owner numbers them.
-pub type ClientId = u64;
 
 /// The two maps and their clients.
 #[derive(Debug, Default)]

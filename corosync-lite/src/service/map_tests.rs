@@ -44,11 +44,11 @@ fn answers_are_those_of_the_original() {
                 let request = Request::decode(&frame.bytes).unwrap();
                 if matches!(request, Request::SetCurrentMap { .. }) {
                     // Each of them is on a connection of its own.
-                    map.client_gone(client);
+                    map.client_gone(ClientId(client));
                     client += 1;
                 }
                 last = Some(
-                    map.handle_request(client, mapped(request, &handles))
+                    map.handle_request(ClientId(client), mapped(request, &handles))
                         .response,
                 );
                 events.extend(std::iter::from_fn(|| map.poll_event()));
@@ -123,10 +123,13 @@ fn a_walk_survives_changes() {
     let init = Request::IterInit {
         prefix: "a.".into(),
     };
-    let Response::IterInit(Ok(handle)) = map.handle_request(1, init).response else {
+    let Response::IterInit(Ok(handle)) = map.handle_request(ClientId(1), init).response else {
         panic!()
     };
-    let next = |map: &mut Map| match map.handle_request(1, Request::IterNext { handle }).response {
+    let next = |map: &mut Map| match map
+        .handle_request(ClientId(1), Request::IterNext { handle })
+        .response
+    {
         Response::IterNext(result) => result.map(|(key, ..)| key),
         other => panic!("{other:?}"),
     };
@@ -152,16 +155,21 @@ fn handles_of_a_client_are_bounded_and_its_own() {
         .response
     };
     for _ in 0..HANDLES_MAX {
-        assert!(matches!(init(&mut map, 1), Response::IterInit(Ok(_))));
+        assert!(matches!(
+            init(&mut map, ClientId(1)),
+            Response::IterInit(Ok(_))
+        ));
     }
     assert_eq!(
-        init(&mut map, 1),
+        init(&mut map, ClientId(1)),
         Response::IterInit(Err(Status::NO_RESOURCES))
     );
-    let Response::IterInit(Ok(handle)) = init(&mut map, 2) else {
+    let Response::IterInit(Ok(handle)) = init(&mut map, ClientId(2)) else {
         panic!()
     };
-    let stolen = map.handle_request(1, Request::IterNext { handle }).response;
+    let stolen = map
+        .handle_request(ClientId(1), Request::IterNext { handle })
+        .response;
     assert_eq!(stolen, Response::IterNext(Err(Status::BAD_HANDLE)));
     let room = Request::Get {
         key: "a.b".into(),
@@ -169,7 +177,7 @@ fn handles_of_a_client_are_bounded_and_its_own() {
     };
     map.set("a.b", Raw::u8(1));
     assert_eq!(
-        map.handle_request(1, room).response,
+        map.handle_request(ClientId(1), room).response,
         Response::NotGot(Status::INVALID_PARAM)
     );
 }
@@ -250,7 +258,7 @@ fn cmapctl(server: &mut Server, map: &mut Map, arguments: &[&str]) -> (String, b
             match event {
                 qb::Event::Hello { connection, .. } => server.accept(connection).unwrap(),
                 qb::Event::Closed { connection, .. } => {
-                    map.client_gone(connection.number());
+                    map.client_gone(ClientId(connection.number()));
                     open = false;
                 }
                 qb::Event::Request {
@@ -260,7 +268,7 @@ fn cmapctl(server: &mut Server, map: &mut Map, arguments: &[&str]) -> (String, b
                 } => {
                     let answer: Message = match Request::decode(&request.message) {
                         Ok(request) => map
-                            .handle_request(connection.number(), request)
+                            .handle_request(ClientId(connection.number()), request)
                             .response
                             .encode(),
                         Err(error) => Message::rejected(error),
@@ -337,7 +345,7 @@ proptest! {
         let mut map = Map::default();
         let kinds = track::ADD | track::MODIFY | track::DELETE | track::PREFIX;
         let add = Request::TrackAdd { key: "a.".into(), kinds, client_handle: 5 };
-        map.handle_request(1, add);
+        map.handle_request(ClientId(1), add);
         let mut copy = BTreeMap::new();
         for (key, value) in changes {
             match value {
@@ -345,7 +353,7 @@ proptest! {
                 None => map.remove(&key),
             }
             while let Some((client, event)) = map.poll_event() {
-                prop_assert_eq!((client, event.client_handle), (1, 5));
+                prop_assert_eq!((client, event.client_handle), (ClientId(1), 5));
                 prop_assert_eq!(copy.get(&event.key), event.old.as_ref());
                 match event.new {
                     Some(new) => copy.insert(event.key, new),

@@ -28,6 +28,10 @@ mod vector_tests;
 
 pub use layout::{DecodeError, Message, RingId, Status};
 
+/// A client's connection, as the daemon numbers them. No number is used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u64);
+
 /// Asks for the present state at once.
 pub const TRACK_CURRENT: u32 = 1;
 /// Asks for changes.
