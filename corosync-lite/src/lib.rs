@@ -1,9 +1,12 @@
 //! Group messaging for clusters: totally ordered multicast with extended virtual synchrony,
 //! membership and quorum, on the wire of Corosync 3.
 
+pub mod clock;
 pub mod config;
 pub mod host;
+pub mod net;
 pub mod proto;
 pub mod qb;
 pub mod service;
+pub mod store;
 pub mod wire;

@@ -1,0 +1,2 @@
+//! The `corosync-lite` daemon.
+fn main() {}
