@@ -3,6 +3,8 @@
 
 pub mod clock;
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod daemon;
 pub mod host;
 pub mod net;
 pub mod proto;
