@@ -1,3 +1,7 @@
 //! Protocol cores: state machines without sockets, clocks, threads or random sources of their own.
 pub mod knet;
+pub mod node;
+pub mod pg;
+pub mod plain;
 pub mod srp;
+pub mod sync;
