@@ -1,9 +1,10 @@
-//! SHELL: the number of the last ring, on disk.
+//! SHELL: what a node has to remember, on disk.
 //!
 //! A ring must never get a number that a ring of this node had before, not even after a power cut.
-//! The file is that of Corosync: `ringid_NODE` in the state directory, the number in eight bytes.
+//! The files are those of Corosync: `ringid_NODE` in the state directory has the number in eight
+//! bytes; `ev_tracking` has the most votes ever expected, where they are tracked, in four.
 //!
-//! Invariant: the file holds the old number or the new one, whole; after [`RingStore::store`] has
+//! Invariant: a file holds the old number or the new one, whole; after [`StateStore::store_ring`] has
 //! returned, the new one is there after a power cut, too.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -11,6 +12,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crate::proto::node::Stored;
 use crate::wire::NodeId;
 
 /// Why the number can not be kept.
@@ -25,7 +27,7 @@ pub enum StoreError {
         error: io::Error,
     },
     /// The file can not be read.
-    #[error("ring id file {}: {error}", .path.display())]
+    #[error("state file {}: {error}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -34,7 +36,7 @@ pub enum StoreError {
     },
     /// The file can not be written.
     #[error(
-        "ring id file {}: {error}; without it a ring could get the number of an older one. Is the disk full or read-only?",
+        "state file {}: {error}; without it a ring could get the number of an older one. Is the disk full or read-only?",
         .path.display()
     )]
     Write {
@@ -45,14 +47,15 @@ pub enum StoreError {
     },
 }
 
-/// The file of one node.
+/// The files of one node.
 #[derive(Debug)]
-pub struct RingStore {
-    path: PathBuf,
+pub struct StateStore {
+    ring: PathBuf,
+    votes: PathBuf,
     directory: File,
 }
 
-impl RingStore {
+impl StateStore {
     /// Makes the directory if it is missing, and removes what an interrupted write left.
     ///
     /// # Errors
@@ -68,52 +71,52 @@ impl RingStore {
             .create(directory)
             .map_err(failed)?;
         let handle = File::open(directory).map_err(failed)?;
-        let path = directory.join(format!("ringid_{}", node.0));
-        fs::remove_file(temporary(&path)).ok();
-        Ok(Self {
-            path,
+        let this = Self {
+            ring: directory.join(format!("ringid_{}", node.0)),
+            votes: directory.join("ev_tracking"),
             directory: handle,
+        };
+        for path in [&this.ring, &this.votes] {
+            fs::remove_file(temporary(path)).ok();
+        }
+        Ok(this)
+    }
+
+    /// What an earlier life of the node has left; a ring id that is missing or cut short counts
+    /// as 0, as Corosync has it.
+    ///
+    /// The ring id is written again, so that a disk that can not be written is found at the start
+    /// and not in the middle of the forming of a ring.
+    ///
+    /// # Errors
+    /// When a file is there but can not be read, or can not be written.
+    pub fn load(&self) -> Result<Stored, StoreError> {
+        let ring_seq = read(&self.ring)?.map_or(0, u64::from_ne_bytes);
+        self.store_ring(ring_seq)?;
+        Ok(Stored {
+            ring_seq,
+            expected_votes: read(&self.votes)?.map(u32::from_ne_bytes),
         })
     }
 
-    /// The number; 0 when there is none, or half of one, as Corosync has it. In that case it is
-    /// written at once: a directory that can not be written is found before it matters.
-    ///
-    /// # Errors
-    /// When the file is there but can not be read, or can not be written.
-    pub fn load(&self) -> Result<u64, StoreError> {
-        let mut bytes = [0; 8];
-        let read = File::open(&self.path).and_then(|mut file| file.read_exact(&mut bytes));
-        match read {
-            // Writing is tried here too, so that a disk that is read-only does not stop the node
-            // in the middle of the forming of a ring.
-            Ok(()) => {
-                let sequence = u64::from_ne_bytes(bytes);
-                self.store(sequence)?;
-                Ok(sequence)
-            }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                self.store(0)?;
-                Ok(0)
-            }
-            Err(error) => Err(StoreError::Read {
-                path: self.path.clone(),
-                error,
-            }),
-        }
-    }
-
-    /// Keeps a number.
+    /// Keeps the number of a ring.
     ///
     /// # Errors
     /// When it is not on the disk; then it must not be used.
-    pub fn store(&self, sequence: u64) -> Result<(), StoreError> {
-        let next = temporary(&self.path);
+    pub fn store_ring(&self, sequence: u64) -> Result<(), StoreError> {
+        self.write(&self.ring, &sequence.to_ne_bytes())
+    }
+
+    /// Keeps the most votes that were ever expected.
+    ///
+    /// # Errors
+    /// When they are not on the disk.
+    pub fn store_expected_votes(&self, votes: u32) -> Result<(), StoreError> {
+        self.write(&self.votes, &votes.to_ne_bytes())
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let next = temporary(path);
         let write = || {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -121,15 +124,35 @@ impl RingStore {
                 .truncate(true)
                 .mode(0o600)
                 .open(&next)?;
-            file.write_all(&sequence.to_ne_bytes())?;
+            file.write_all(bytes)?;
             file.sync_data()?;
-            fs::rename(&next, &self.path)?;
+            fs::rename(&next, path)?;
             self.directory.sync_all()
         };
         write().map_err(|error| StoreError::Write {
-            path: self.path.clone(),
+            path: path.to_owned(),
             error,
         })
+    }
+}
+
+/// The bytes of a file, if it has as many.
+fn read<const N: usize>(path: &Path) -> Result<Option<[u8; N]>, StoreError> {
+    let mut bytes = [0; N];
+    match File::open(path).and_then(|mut file| file.read_exact(&mut bytes)) {
+        Ok(()) => Ok(Some(bytes)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(StoreError::Read {
+            path: path.to_owned(),
+            error,
+        }),
     }
 }
 
@@ -147,27 +170,29 @@ mod tests {
     fn the_number_survives_a_restart_in_the_format_of_corosync() {
         let root = tempfile::tempdir().unwrap();
         let directory = root.path().join("state");
-        let store = RingStore::open(&directory, NodeId(7)).unwrap();
-        assert_eq!(store.load().unwrap(), 0);
-        store.store(0x1_0000_0002).unwrap();
+        let store = StateStore::open(&directory, NodeId(7)).unwrap();
+        assert_eq!(store.load().unwrap().ring_seq, 0);
+        store.store_ring(0x1_0000_0002).unwrap();
         let path = directory.join("ringid_7");
         assert_eq!(fs::read(&path).unwrap(), 0x1_0000_0002_u64.to_ne_bytes());
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let store = RingStore::open(&directory, NodeId(7)).unwrap();
-        assert_eq!(store.load().unwrap(), 0x1_0000_0002);
-        let other = RingStore::open(&directory, NodeId(8)).unwrap();
-        assert_eq!(other.load().unwrap(), 0);
+        let store = StateStore::open(&directory, NodeId(7)).unwrap();
+        assert_eq!(store.load().unwrap().ring_seq, 0x1_0000_0002);
+        store.store_expected_votes(5).unwrap();
+        assert_eq!(store.load().unwrap().expected_votes, Some(5));
+        let other = StateStore::open(&directory, NodeId(8)).unwrap();
+        assert_eq!(other.load().unwrap().ring_seq, 0);
     }
 
     #[test]
     fn an_interrupted_write_leaves_the_old_number() {
         let root = tempfile::tempdir().unwrap();
-        let store = RingStore::open(root.path(), NodeId(1)).unwrap();
-        store.store(9).unwrap();
+        let store = StateStore::open(root.path(), NodeId(1)).unwrap();
+        store.store_ring(9).unwrap();
         fs::write(root.path().join("ringid_1.new"), [1, 2]).unwrap();
-        let store = RingStore::open(root.path(), NodeId(1)).unwrap();
-        assert_eq!(store.load().unwrap(), 9);
+        let store = StateStore::open(root.path(), NodeId(1)).unwrap();
+        assert_eq!(store.load().unwrap().ring_seq, 9);
         assert!(!root.path().join("ringid_1.new").exists());
     }
 
@@ -175,8 +200,8 @@ mod tests {
     fn half_a_number_counts_as_none() {
         let root = tempfile::tempdir().unwrap();
         fs::write(root.path().join("ringid_1"), [1, 2]).unwrap();
-        let store = RingStore::open(root.path(), NodeId(1)).unwrap();
-        assert_eq!(store.load().unwrap(), 0);
+        let store = StateStore::open(root.path(), NodeId(1)).unwrap();
+        assert_eq!(store.load().unwrap().ring_seq, 0);
         assert_eq!(fs::read(root.path().join("ringid_1")).unwrap(), [0; 8]);
     }
 
@@ -185,11 +210,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = RingStore::open(&file.join("state"), NodeId(1)).unwrap_err();
+        let error = StateStore::open(&file.join("state"), NodeId(1)).unwrap_err();
         assert!(error.to_string().contains("system.state_dir"), "{error}");
         fs::create_dir(root.path().join("ringid_1")).unwrap();
-        let store = RingStore::open(root.path(), NodeId(1)).unwrap();
-        let error = store.store(1).unwrap_err();
+        let store = StateStore::open(root.path(), NodeId(1)).unwrap();
+        let error = store.store_ring(1).unwrap_err();
         assert!(error.to_string().contains("ringid_1"), "{error}");
     }
 }

@@ -1,11 +1,11 @@
-//! Which links have sockets.
+//! Which sockets are open.
 //!
 //! A link is bound to one address of this host. The address may come after the daemon has started
 //! (a network that is slow to come up), and go while it runs. [`AddressWatch`] tells when addresses
-//! may have changed; [`Links::refresh`] then closes the sockets whose address is gone, so that
+//! may have changed; [`Sockets::refresh`] then closes the sockets whose address is gone, so that
 //! what is sent there fails at once, and opens those whose address has come.
 //!
-//! Invariant: an open socket is bound to the address of its [`LinkSpec`].
+//! Invariant: an open socket is as its [`SocketSpec`] says.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,140 +20,80 @@ use nix::sys::socket::{
 };
 
 use super::udp::{Failure, Inbox, Outgoing, Socket, socket_address};
+use crate::proto::node::{SendFailure, SocketId, SocketSpec};
 
-/// How a link is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
-    /// Datagrams of knet.
-    Knet,
-    /// Plain datagrams from node to node.
-    Unicast,
-    /// Plain datagrams to all at once.
-    Multicast {
-        /// Where they go.
-        group: SocketAddr,
-        /// How many routers may pass them on.
-        ttl: u8,
-    },
-}
-
-/// What a link is bound to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkSpec {
-    /// Own address and port.
-    pub local: SocketAddr,
-    /// What it carries.
-    pub kind: Use,
-}
-
-/// What became of the sockets of a link.
+/// What became of a socket.
 #[derive(Debug)]
 pub enum Change {
-    /// They are open.
-    Bound(u8, SocketAddr),
-    /// They are closed: the host has lost the address.
-    Lost(u8, SocketAddr),
-    /// They can not be opened now; it is tried again.
-    Failed(u8, SocketAddr, io::Error),
+    /// It is open.
+    Bound(SocketId, SocketAddr),
+    /// It is closed: the host has lost the address.
+    Lost(SocketId, SocketAddr),
+    /// It can not be opened now; it is tried again.
+    Failed(SocketId, SocketAddr, io::Error),
 }
 
-/// The links and their sockets.
+/// The sockets of the node, open or not.
 #[derive(Debug, Default)]
-pub struct Links {
-    links: BTreeMap<u8, Link>,
+pub struct Sockets {
+    entries: BTreeMap<SocketId, Entry>,
 }
 
 #[derive(Debug)]
-struct Link {
-    spec: LinkSpec,
-    sockets: Option<Sockets>,
+struct Entry {
+    spec: SocketSpec,
+    socket: Option<Socket>,
     /// Of the last attempt, so that it is told of once.
     error: Option<Option<i32>>,
 }
 
-#[derive(Debug)]
-struct Sockets {
-    /// Bound to the address of the link.
-    main: Socket,
-    /// Where datagrams to all come in, and from where they go out.
-    group: Option<(Socket, Socket)>,
+impl Entry {
+    /// Address that the host must have.
+    fn own_address(&self) -> IpAddr {
+        self.spec
+            .multicast
+            .map_or(self.spec.bind.ip(), |group| group.interface)
+    }
 }
 
 impl Sockets {
-    fn open(spec: &LinkSpec) -> io::Result<Self> {
-        let local = spec.local;
-        let (main, group) = match spec.kind {
-            Use::Knet => (Socket::knet(local)?, None),
-            Use::Unicast => (Socket::plain(local)?, None),
-            Use::Multicast { group, ttl } => {
-                // The other nodes send from the port below theirs.
-                let port = local
-                    .port()
-                    .checked_sub(1)
-                    .ok_or(io::ErrorKind::InvalidInput)?;
-                let out = Socket::to_group(SocketAddr::new(local.ip(), port), ttl)?;
-                (
-                    Socket::plain(local)?,
-                    Some((Socket::group(group, local.ip())?, out)),
-                )
-            }
-        };
-        Ok(Self { main, group })
-    }
-
-    fn outlet(&self) -> &Socket {
-        self.group.as_ref().map_or(&self.main, |(_, outlet)| outlet)
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Socket> {
-        let group = self
-            .group
-            .iter()
-            .flat_map(|(inlet, outlet)| [inlet, outlet]);
-        [&self.main].into_iter().chain(group)
-    }
-}
-
-impl Links {
-    /// Adds a link or changes it. [`Links::refresh`] opens its sockets.
-    pub fn set(&mut self, number: u8, spec: LinkSpec) {
-        let link = self.links.get(&number);
-        if link.is_none_or(|link| link.spec != spec) {
-            let link = Link {
-                spec,
-                sockets: None,
+    /// Takes over what the node wants. Sockets that stay as they are stay open; for the others,
+    /// [`Sockets::refresh`] does the rest.
+    pub fn set(&mut self, wanted: Vec<SocketSpec>) {
+        let mut before = std::mem::take(&mut self.entries);
+        for spec in wanted {
+            let same = before.remove(&spec.id).filter(|entry| entry.spec == spec);
+            let entry = same.unwrap_or_else(|| Entry {
+                spec: spec.clone(),
+                socket: None,
                 error: None,
-            };
-            self.links.insert(number, link);
+            });
+            self.entries.insert(spec.id, entry);
         }
-    }
-
-    /// Removes all links but these.
-    pub fn keep(&mut self, wanted: impl Fn(u8) -> bool) {
-        self.links.retain(|number, _| wanted(*number));
     }
 
     /// Opens and closes sockets as the addresses of the host make it possible.
     pub fn refresh(&mut self, present: &[IpAddr]) -> Vec<Change> {
         let mut changes = Vec::new();
-        for (number, link) in &mut self.links {
-            let local = link.spec.local;
-            let is_there = local.ip().is_unspecified() || present.contains(&local.ip());
-            if link.sockets.is_some() && !is_there {
-                link.sockets = None;
-                changes.push(Change::Lost(*number, local));
-            } else if link.sockets.is_none() {
-                match Sockets::open(&link.spec) {
-                    Ok(sockets) => {
-                        link.sockets = Some(sockets);
-                        link.error = None;
-                        changes.push(Change::Bound(*number, local));
+        for (id, entry) in &mut self.entries {
+            let own = entry.own_address();
+            let is_there = own.is_unspecified() || present.contains(&own);
+            let bind = entry.spec.bind;
+            if entry.socket.is_some() && !is_there {
+                entry.socket = None;
+                changes.push(Change::Lost(*id, bind));
+            } else if entry.socket.is_none() {
+                match Socket::open(&entry.spec) {
+                    Ok(socket) => {
+                        entry.socket = Some(socket);
+                        entry.error = None;
+                        changes.push(Change::Bound(*id, bind));
                     }
                     Err(error) => {
-                        let number_of_error = Some(error.raw_os_error());
-                        if link.error != number_of_error {
-                            link.error = number_of_error;
-                            changes.push(Change::Failed(*number, local, error));
+                        let number = Some(error.raw_os_error());
+                        if entry.error != number {
+                            entry.error = number;
+                            changes.push(Change::Failed(*id, bind, error));
                         }
                     }
                 }
@@ -162,69 +102,69 @@ impl Links {
         changes
     }
 
-    /// Whether a link waits for its address.
+    /// Whether a socket waits for its address.
     pub fn is_incomplete(&self) -> bool {
-        self.links.values().any(|link| link.sockets.is_none())
+        self.entries.values().any(|entry| entry.socket.is_none())
     }
 
-    /// Whether at least one link can be used.
+    /// Whether at least one can be used.
     pub fn any_bound(&self) -> bool {
-        self.links.values().any(|link| link.sockets.is_some())
+        self.entries.values().any(|entry| entry.socket.is_some())
     }
 
-    /// Every open socket, with its link.
-    pub fn sockets(&self) -> impl Iterator<Item = (u8, &Socket)> {
-        self.links.iter().flat_map(|(number, link)| {
-            let sockets = link.sockets.iter().flat_map(Sockets::all);
-            sockets.map(|socket| (*number, socket))
-        })
+    /// Every open socket, in the order in which they are to be read.
+    pub fn open(&self) -> impl Iterator<Item = (SocketId, &Socket)> {
+        self.entries
+            .iter()
+            .filter_map(|(id, entry)| Some((*id, entry.socket.as_ref()?)))
     }
 
-    /// Sends on a link; gives how many are done with, as [`Socket::send`] does. Without a socket
+    /// A socket, if it is open.
+    pub fn get(&self, id: SocketId) -> Option<&Socket> {
+        self.entries.get(&id)?.socket.as_ref()
+    }
+
+    /// Sends; gives how many datagrams are done with, as [`Socket::send`] does. Without a socket
     /// all of them fail.
-    pub fn send(&self, link: u8, datagrams: &[Outgoing<'_>], failures: &mut Vec<Failure>) -> usize {
-        let sockets = self.links.get(&link).and_then(|link| link.sockets.as_ref());
-        if let Some(sockets) = sockets {
-            return sockets.outlet().send(datagrams, failures);
+    pub fn send(
+        &self,
+        id: SocketId,
+        datagrams: &[Outgoing<'_>],
+        failures: &mut Vec<Failure>,
+    ) -> usize {
+        if let Some(socket) = self.get(id) {
+            return socket.send(datagrams, failures);
         }
-        failures.extend(
-            datagrams
-                .iter()
-                .enumerate()
-                .map(|(index, datagram)| Failure {
-                    index: Some(index),
-                    to: datagram.to,
-                    error: Errno::EADDRNOTAVAIL,
-                    failure: crate::proto::knet::SendFailure::LinkUnusable,
-                }),
-        );
+        let failed = |(index, datagram): (usize, &Outgoing<'_>)| Failure {
+            index: Some(index),
+            to: datagram.to,
+            error: Errno::EADDRNOTAVAIL,
+            failure: SendFailure::LinkUnusable,
+        };
+        failures.extend(datagrams.iter().enumerate().map(failed));
         datagrams.len()
     }
 
-    /// The socket that a link sends on, if it is open: to wait until it is writable.
-    pub fn outlet(&self, link: u8) -> Option<&Socket> {
-        Some(self.links.get(&link)?.sockets.as_ref()?.outlet())
-    }
-
-    /// Takes what is there on the `nth` of [`Links::sockets`].
+    /// Takes what is there.
     ///
     /// # Errors
     /// When the socket does not work at all; it is closed then, and opened anew by the next
-    /// [`Links::refresh`].
+    /// [`Sockets::refresh`].
     pub fn receive(
         &mut self,
-        nth: usize,
+        id: SocketId,
         inbox: &mut Inbox,
         failures: &mut Vec<Failure>,
     ) -> io::Result<()> {
-        let Some((number, socket)) = self.sockets().nth(nth) else {
+        inbox.clear();
+        let Some(socket) = self.get(id) else {
             return Ok(());
         };
         let result = socket.receive(inbox, failures);
         if result.is_err()
-            && let Some(link) = self.links.get_mut(&number)
+            && let Some(entry) = self.entries.get_mut(&id)
         {
-            link.sockets = None;
+            entry.socket = None;
         }
         result
     }

@@ -8,10 +8,14 @@ fn wait_readable(socket: &Socket) {
     assert_eq!(ready, 1, "nothing came");
 }
 
-fn spec(port: u16) -> LinkSpec {
-    LinkSpec {
-        local: SocketAddr::from(([127, 0, 0, 1], port)),
-        kind: Use::Unicast,
+fn spec(link: u8, port: u16) -> SocketSpec {
+    let bind = SocketAddr::from(([127, 0, 0, 1], port));
+    SocketSpec {
+        id: SocketId::Link(link),
+        bind,
+        multicast: None,
+        broadcast: false,
+        dont_fragment: false,
     }
 }
 
@@ -23,99 +27,121 @@ fn free_port() -> u16 {
 
 #[test]
 fn sockets_come_and_go_with_addresses() {
-    let mut links = Links::default();
-    links.set(3, spec(free_port()));
-    assert!(!links.any_bound());
+    let mut sockets = Sockets::default();
+    let wanted = spec(3, free_port());
+    sockets.set(vec![wanted.clone()]);
+    assert!(!sockets.any_bound());
     let here = [IpAddr::from([127, 0, 0, 1])];
-    assert!(matches!(links.refresh(&here)[..], [Change::Bound(3, _)]));
-    assert!(links.refresh(&here).is_empty());
-    assert!(!links.is_incomplete());
-    assert!(matches!(links.refresh(&[])[..], [Change::Lost(3, _)]));
-    assert!(links.is_incomplete());
+    let id = SocketId::Link(3);
+    assert!(matches!(
+        sockets.refresh(&here)[..],
+        [Change::Bound(SocketId::Link(3), _)]
+    ));
+    sockets.set(vec![wanted]);
+    assert!(sockets.refresh(&here).is_empty());
+    assert!(!sockets.is_incomplete());
+    assert!(matches!(
+        sockets.refresh(&[])[..],
+        [Change::Lost(SocketId::Link(3), _)]
+    ));
+    assert!(sockets.is_incomplete());
 
     let to = SocketAddr::from(([127, 0, 0, 1], 9));
     let mut failures = Vec::new();
     let datagram = Outgoing { to, bytes: b"x" };
-    assert_eq!(links.send(3, &[datagram, datagram], &mut failures), 2);
+    assert_eq!(sockets.send(id, &[datagram, datagram], &mut failures), 2);
     assert_eq!(failures.len(), 2);
     assert_eq!(failures[1].index, Some(1));
-    links.keep(|number| number != 3);
-    assert!(!links.is_incomplete());
+    sockets.set(Vec::new());
+    assert!(!sockets.is_incomplete());
 }
 
 #[test]
 fn an_address_of_another_host_is_waited_for_and_told_of_once() {
-    let mut links = Links::default();
-    let local = SocketAddr::from(([192, 0, 2, 1], free_port()));
-    links.set(
-        0,
-        LinkSpec {
-            local,
-            kind: Use::Knet,
-        },
-    );
-    match &links.refresh(&[])[..] {
-        [Change::Failed(0, at, error)] => {
+    let mut sockets = Sockets::default();
+    let mut wanted = spec(0, free_port());
+    wanted.bind.set_ip(IpAddr::from([192, 0, 2, 1]));
+    sockets.set(vec![wanted.clone()]);
+    match &sockets.refresh(&[])[..] {
+        [Change::Failed(SocketId::Link(0), at, error)] => {
             assert_eq!(
                 (*at, error.kind()),
-                (local, io::ErrorKind::AddrNotAvailable)
+                (wanted.bind, io::ErrorKind::AddrNotAvailable)
             );
         }
         other => panic!("{other:?}"),
     }
-    assert!(links.refresh(&[]).is_empty());
+    assert!(sockets.refresh(&[]).is_empty());
 }
 
 #[test]
 fn datagrams_arrive_in_order_with_their_senders() {
     let here = [IpAddr::from([127, 0, 0, 1])];
-    let (one, other) = (spec(free_port()), spec(free_port()));
-    let mut links = Links::default();
-    links.set(0, one);
-    links.set(1, other);
-    assert_eq!(links.refresh(&here).len(), 2);
+    let (one, other) = (spec(0, free_port()), spec(1, free_port()));
+    let mut sockets = Sockets::default();
+    sockets.set(vec![one.clone(), other.clone()]);
+    assert_eq!(sockets.refresh(&here).len(), 2);
     let bodies: Vec<Vec<u8>> = (0..70u8).map(|n| vec![n; usize::from(n) + 1]).collect();
     let datagrams: Vec<_> = bodies
         .iter()
         .map(|bytes| Outgoing {
-            to: other.local,
+            to: other.bind,
             bytes,
         })
         .collect();
     let mut failures = Vec::new();
-    assert_eq!(links.send(0, &datagrams, &mut failures), 70);
+    assert_eq!(sockets.send(one.id, &datagrams, &mut failures), 70);
     let (mut inbox, mut got) = (Inbox::default(), Vec::new());
     while got.len() < 70 {
-        wait_readable(links.sockets().nth(1).unwrap().1);
-        links.receive(1, &mut inbox, &mut failures).unwrap();
+        wait_readable(sockets.get(other.id).unwrap());
+        sockets
+            .receive(other.id, &mut inbox, &mut failures)
+            .unwrap();
         got.extend(inbox.iter().map(|(from, bytes)| {
-            assert_eq!(from, one.local);
+            assert_eq!(from, one.bind);
             bytes.to_vec()
         }));
     }
     assert_eq!(got, bodies);
     assert_eq!(failures, []);
-    links.receive(1, &mut inbox, &mut failures).unwrap();
+    sockets
+        .receive(other.id, &mut inbox, &mut failures)
+        .unwrap();
     assert_eq!(inbox.iter().count(), 0);
 }
 
 #[test]
 fn groups_are_joined_on_the_interface_of_the_link() {
     let port = free_port();
-    let group = SocketAddr::from(([239, 192, 55, 197], port));
-    let local = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut links = Links::default();
-    links.set(
-        0,
-        LinkSpec {
-            local,
-            kind: Use::Multicast { group, ttl: 1 },
-        },
+    let (group, interface) = (
+        IpAddr::from([239, 192, 55, 197]),
+        IpAddr::from([127, 0, 0, 1]),
     );
-    match &links.refresh(&[local.ip()])[..] {
-        [Change::Bound(0, _)] => assert_eq!(links.sockets().count(), 3),
-        other => panic!("{other:?}"),
-    }
+    let multicast = Some(crate::proto::node::Multicast {
+        group,
+        interface,
+        ttl: 1,
+    });
+    let inlet = SocketSpec {
+        id: SocketId::Multicast,
+        bind: SocketAddr::new(group, port),
+        multicast,
+        ..spec(0, port)
+    };
+    let outlet = SocketSpec {
+        id: SocketId::Sender,
+        multicast,
+        ..spec(0, 0)
+    };
+    let mut sockets = Sockets::default();
+    sockets.set(vec![outlet, inlet]);
+    let changes = sockets.refresh(&[interface]);
+    assert!(
+        matches!(changes[..], [Change::Bound(..), Change::Bound(..)]),
+        "{changes:?}"
+    );
+    assert_eq!(sockets.open().next().unwrap().0, SocketId::Multicast);
+    assert_eq!(sockets.refresh(&[]).len(), 2);
 }
 
 #[test]

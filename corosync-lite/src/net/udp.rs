@@ -6,7 +6,7 @@
 //! address that it is about, and the call is made again.
 
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
 use nix::cmsg_space;
@@ -17,7 +17,7 @@ use nix::sys::socket::{
 };
 
 use super::sys::{self, BATCH, Received};
-use crate::proto::knet::SendFailure;
+use crate::proto::node::{Multicast, SendFailure, SocketId, SocketSpec};
 
 /// A datagram is no longer than this.
 const SLOT: usize = 65_536;
@@ -79,6 +79,10 @@ impl Inbox {
         })
     }
 
+    pub(super) fn clear(&mut self) {
+        self.got.clear();
+    }
+
     /// Whether more may wait than fitted.
     pub fn is_full(&self) -> bool {
         self.got.len() == BATCH
@@ -92,65 +96,27 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// For a link of knet: packets are never fragmented on their way.
+    /// Opens a socket as the node wants it.
     ///
     /// # Errors
     /// `AddrNotAvailable` when the host does not have the address, `AddrInUse` when another
     /// program has the port.
-    pub fn knet(local: SocketAddr) -> io::Result<Self> {
-        let socket = open(local, false)?;
-        sys::set_mtu_probe(socket.as_fd(), local.is_ipv4())?;
-        finish(socket, local)
-    }
-
-    /// For the plain transports: packets may be fragmented on their way.
-    ///
-    /// # Errors
-    /// As [`Socket::knet`].
-    pub fn plain(local: SocketAddr) -> io::Result<Self> {
-        finish(open(local, false)?, local)
-    }
-
-    /// Receives what is sent to a group, on the interface that has the address `on`; with the
-    /// address 255.255.255.255, what is sent to all.
-    ///
-    /// # Errors
-    /// As [`Socket::knet`].
-    pub fn group(group: SocketAddr, on: IpAddr) -> io::Result<Self> {
-        let this = finish(open(group, true)?, group)?;
-        match (group.ip(), on) {
-            (IpAddr::V4(group), IpAddr::V4(on)) if group.is_multicast() => {
-                this.socket.join_multicast_v4(&group, &on)?;
-            }
-            (IpAddr::V6(group), on) if group.is_multicast() => {
-                this.socket.join_multicast_v6(&group, interface_of(on)?)?;
-            }
-            _ => {}
+    pub fn open(spec: &SocketSpec) -> io::Result<Self> {
+        // Several clusters may use one group and port; nobody else may have ours.
+        let is_group = spec.id == SocketId::Multicast;
+        let socket = make(spec.bind.is_ipv4(), is_group)?;
+        if spec.dont_fragment {
+            sys::set_mtu_probe(socket.as_fd(), spec.bind.is_ipv4())?;
         }
-        Ok(this)
-    }
-
-    /// Sends to a group: `ttl` is how many routers may pass it on.
-    ///
-    /// # Errors
-    /// As [`Socket::knet`].
-    pub fn to_group(local: SocketAddr, ttl: u8) -> io::Result<Self> {
-        let this = finish(open(local, false)?, local)?;
-        match local.ip() {
-            IpAddr::V4(on) => {
-                this.socket.set_broadcast(true)?;
-                this.socket.set_multicast_ttl_v4(ttl.into())?;
-                // The own messages come back inside the daemon.
-                this.socket.set_multicast_loop_v4(false)?;
-                set_multicast_interface(&this.socket, on)?;
+        socket.set_broadcast(spec.broadcast)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(spec.bind))?;
+        if let Some(group) = &spec.multicast {
+            if is_group {
+                join(&socket, group)?;
             }
-            on @ IpAddr::V6(_) => {
-                setsockopt(&this.socket, sockopt::Ipv6MulticastHops, &ttl.into())?;
-                this.socket.set_multicast_loop_v6(false)?;
-                sys::set_multicast_interface_v6(this.socket.as_fd(), interface_of(on)?)?;
-            }
+            send_to_group(&socket, group)?;
         }
-        Ok(this)
+        Ok(Self { socket })
     }
 
     /// Takes what is there. Never blocks; nothing is there when the box is empty afterwards.
@@ -266,15 +232,15 @@ impl AsFd for Socket {
     }
 }
 
-fn open(local: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
-    let family = if local.is_ipv4() {
+fn make(v4: bool, shared: bool) -> io::Result<UdpSocket> {
+    let family = if v4 {
         AddressFamily::Inet
     } else {
         AddressFamily::Inet6
     };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let fd = socket(family, SockType::Datagram, flags, None)?;
-    if local.is_ipv4() {
+    if v4 {
         setsockopt(&fd, sockopt::Ipv4RecvErr, &true)?;
         setsockopt(&fd, sockopt::Ipv4Tos, &LOW_DELAY).ok();
     } else {
@@ -282,7 +248,6 @@ fn open(local: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
         setsockopt(&fd, sockopt::Ipv6RecvErr, &true)?;
     }
     if shared {
-        // Several clusters may use one group with different ports, and others the same port.
         setsockopt(&fd, sockopt::ReuseAddr, &true)?;
     }
     // What the system grants of these is enough to work; more is better.
@@ -296,13 +261,31 @@ fn open(local: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     Ok(UdpSocket::from(fd))
 }
 
-fn finish(socket: UdpSocket, local: SocketAddr) -> io::Result<Socket> {
-    bind(socket.as_raw_fd(), &SockaddrStorage::from(local))?;
-    Ok(Socket { socket })
+fn join(socket: &UdpSocket, group: &Multicast) -> io::Result<()> {
+    match (group.group, group.interface) {
+        (IpAddr::V4(to), IpAddr::V4(on)) if to.is_multicast() => socket.join_multicast_v4(&to, &on),
+        (IpAddr::V6(to), on) if to.is_multicast() => {
+            socket.join_multicast_v6(&to, interface_of(on)?)
+        }
+        _ => Ok(()),
+    }
 }
 
-fn set_multicast_interface(socket: &UdpSocket, on: Ipv4Addr) -> io::Result<()> {
-    sys::set_multicast_interface_v4(socket.as_fd(), on)
+/// What is sent to the group leaves through the right interface, goes as far as it may, and does
+/// not come back: the own messages are delivered inside the node.
+fn send_to_group(socket: &UdpSocket, group: &Multicast) -> io::Result<()> {
+    match group.interface {
+        IpAddr::V4(on) => {
+            socket.set_multicast_ttl_v4(group.ttl.into())?;
+            socket.set_multicast_loop_v4(false)?;
+            sys::set_multicast_interface_v4(socket.as_fd(), on)
+        }
+        on @ IpAddr::V6(_) => {
+            setsockopt(socket, sockopt::Ipv6MulticastHops, &group.ttl.into())?;
+            socket.set_multicast_loop_v6(false)?;
+            sys::set_multicast_interface_v6(socket.as_fd(), interface_of(on)?)
+        }
+    }
 }
 
 /// Index of the interface that has an address.

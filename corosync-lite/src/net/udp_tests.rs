@@ -6,6 +6,17 @@ fn local() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
+fn knet(bind: SocketAddr) -> io::Result<Socket> {
+    let id = SocketId::Link(0);
+    Socket::open(&SocketSpec {
+        id,
+        bind,
+        multicast: None,
+        broadcast: false,
+        dont_fragment: true,
+    })
+}
+
 fn at(socket: &Socket) -> SocketAddr {
     socket.socket.local_addr().unwrap()
 }
@@ -31,8 +42,8 @@ fn wait_for_report(socket: &Socket) {
 
 #[test]
 fn a_datagram_that_is_too_large_is_reported_with_the_size_that_fits() {
-    let socket = Socket::knet(local()).unwrap();
-    let other = Socket::knet(local()).unwrap();
+    let socket = knet(local()).unwrap();
+    let other = knet(local()).unwrap();
     let large = vec![0; 65_507 + 1];
     let small = [1];
     let to = at(&other);
@@ -60,9 +71,9 @@ fn a_datagram_that_is_too_large_is_reported_with_the_size_that_fits() {
 
 #[test]
 fn a_peer_that_is_not_there_is_reported_for_its_own_datagram() {
-    let socket = Socket::knet(local()).unwrap();
-    let there = Socket::knet(local()).unwrap();
-    let gone = at(&Socket::knet(local()).unwrap());
+    let socket = knet(local()).unwrap();
+    let there = knet(local()).unwrap();
+    let gone = at(&knet(local()).unwrap());
     let mut failures = Vec::new();
     assert_eq!(
         socket.send(
@@ -99,8 +110,8 @@ fn a_peer_that_is_not_there_is_reported_for_its_own_datagram() {
 
 #[test]
 fn receiving_also_clears_reports() {
-    let socket = Socket::knet(local()).unwrap();
-    let gone = at(&Socket::knet(local()).unwrap());
+    let socket = knet(local()).unwrap();
+    let gone = at(&knet(local()).unwrap());
     let mut failures = Vec::new();
     socket.send(
         &[Outgoing {
@@ -121,11 +132,11 @@ fn receiving_also_clears_reports() {
 #[test]
 fn ipv6_works_alike() {
     let local = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0));
-    let Ok(socket) = Socket::knet(local) else {
+    let Ok(socket) = knet(local) else {
         // A machine without IPv6.
         return;
     };
-    let other = Socket::knet(local).unwrap();
+    let other = knet(local).unwrap();
     let mut failures = Vec::new();
     let large = vec![0; 65_536];
     let datagrams = [
