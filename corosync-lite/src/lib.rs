@@ -9,6 +9,8 @@ pub mod host;
 pub mod net;
 pub mod proto;
 pub mod qb;
+#[cfg(feature = "daemon")]
+pub mod runtime;
 pub mod service;
 pub mod store;
 pub mod wire;

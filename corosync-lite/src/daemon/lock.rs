@@ -2,7 +2,7 @@
 //! that either keeps the other from starting.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +39,7 @@ pub struct InstanceLock {
     path: PathBuf,
     /// Closing it gives the lock back.
     _file: File,
+    before: Option<i32>,
 }
 
 impl InstanceLock {
@@ -52,6 +53,7 @@ impl InstanceLock {
             error,
         };
         let mut file = OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
@@ -70,14 +72,24 @@ impl InstanceLock {
             }
             Err(error) => return Err(failed(error.into())),
         }
+        let mut left = String::new();
+        // A file that holds anything else tells nothing.
+        (&mut file).take(32).read_to_string(&mut left).ok();
         let text = format!("{}\n", std::process::id());
         file.set_len(0)
+            .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(failed)?;
         Ok(Self {
             path: path.to_owned(),
             _file: file,
+            before: left.trim().parse().ok(),
         })
+    }
+
+    /// The process that had the lock before and did not end in order, if there was one.
+    pub fn predecessor(&self) -> Option<i32> {
+        self.before
     }
 }
 
@@ -111,10 +123,11 @@ mod tests {
     fn the_file_names_the_process_while_it_runs() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("pid");
-        fs::write(&path, "a longer text of an older process\n").unwrap();
+        fs::write(&path, "123456789\n").unwrap();
         let lock = InstanceLock::acquire(&path).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("{}\n", std::process::id()));
+        assert_eq!(lock.predecessor(), Some(123_456_789));
         drop(lock);
         assert!(!path.exists());
     }

@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line |
 //! | [`conf`] | reading the configuration and what is beside it |
 //! | [`logging`] | which message goes where |
+//! | `start` | the order in which all that is set up |
 //! | `sinks` | journal, system log, files, standard error, and the thread that writes to them |
 //! | [`background`] | the fork |
 //! | [`lock`] | one daemon per host |
@@ -18,4 +19,7 @@ pub mod lock;
 pub mod logging;
 pub mod process;
 mod sinks;
+mod start;
 mod sys;
+
+pub use start::run;
