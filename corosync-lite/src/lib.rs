@@ -12,5 +12,7 @@ pub mod qb;
 #[cfg(feature = "daemon")]
 pub mod runtime;
 pub mod service;
+#[cfg(feature = "daemon")]
+pub mod status;
 pub mod store;
 pub mod wire;

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 #[expect(missing_docs, reason = "the help explains them")]
 pub mod code {
     pub const USAGE: u8 = 1;
+    pub const NO_QUORUM: u8 = 2;
     pub const FORK: u8 = 4;
     pub const LOGGING: u8 = 7;
     pub const CONFIG: u8 = 8;
