@@ -3,6 +3,7 @@
 mod conversations;
 mod net;
 mod options;
+mod simulated;
 
 use std::fmt::Write;
 use std::net::IpAddr;
