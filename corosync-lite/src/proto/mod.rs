@@ -3,5 +3,6 @@ pub mod knet;
 pub mod node;
 pub mod pg;
 pub mod plain;
+pub mod quorum;
 pub mod srp;
 pub mod sync;
