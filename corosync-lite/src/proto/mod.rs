@@ -1,4 +1,5 @@
 //! Protocol cores: state machines without sockets, clocks, threads or random sources of their own.
 pub mod cfg;
+pub mod keys;
 pub mod knet;
 pub mod srp;
