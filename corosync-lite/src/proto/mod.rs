@@ -1,5 +1,6 @@
 //! Protocol cores: state machines without sockets, clocks, threads or random sources of their own.
 pub mod cfg;
+pub mod cmap;
 pub mod keys;
 pub mod knet;
 pub mod srp;
