@@ -145,6 +145,13 @@ impl Keys {
             .map(|(key, entry)| (key.as_str(), entry))
     }
 
+    /// Sets a key that no file has, or removes it.
+    pub(crate) fn change(&mut self, key: &str, value: Option<Value>) {
+        let at = Place::default();
+        let entry = value.map(|value| Entry { value, at });
+        self.put(key, entry.as_ref());
+    }
+
     /// Puts an entry, or takes it away.
     pub(super) fn put(&mut self, key: &str, entry: Option<&Entry>) {
         match entry {

@@ -8,6 +8,7 @@
 //! | `read` | from keys to meaning |
 //! | `check` | what a daemon may not be started with |
 //! | `plan` | what a new configuration changes in a running daemon |
+//! | `reload` | from the text of a new file, or a key written at run time, to a plan and what is told |
 //!
 //! Both generations are read: what Corosync 2 called rings, and the links of Corosync 3. Keys that
 //! mean nothing any more are named in [`Config::warnings`].
@@ -21,6 +22,7 @@ mod keys;
 mod model;
 mod plan;
 mod read;
+mod reload;
 mod syntax;
 
 #[cfg(test)]
@@ -34,4 +36,5 @@ pub use model::{
     Timers, Totem, Transport, Warning,
 };
 pub use plan::{Change, CutOff, Refused, ReloadPlan, plan};
+pub use reload::{Note, Refusal, Reload};
 pub use syntax::{Document, Item, Line, Part, Section};

@@ -1,5 +1,6 @@
 //! Service `cpg`: process groups, whose members get the same messages in the same order.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -15,9 +16,9 @@ pub const GROUP_MAX: usize = 128;
 /// Most members that a list for clients holds.
 const MEMBERS_MAX: usize = 384;
 
-/// Name of a group: 0 to 128 bytes, which may be anything.
+/// Name of a group: 0 to 128 bytes, which may be anything. Clones share them.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Group(Vec<u8>);
+pub struct Group(Bytes);
 
 impl Group {
     /// A name.
@@ -28,11 +29,23 @@ impl Group {
         if name.len() > GROUP_MAX {
             return Err(DecodeError::NameTooLong(name.len()));
         }
-        Ok(Self(name.to_vec()))
+        // A copy: a slice would keep the whole message that the name came in.
+        Ok(Self(Bytes::copy_from_slice(name)))
     }
 
     /// Its bytes.
     pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its bytes, shared.
+    pub fn to_bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+}
+
+impl Borrow<[u8]> for Group {
+    fn borrow(&self) -> &[u8] {
         &self.0
     }
 }

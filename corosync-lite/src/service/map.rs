@@ -94,6 +94,28 @@ impl Map {
         self.store(true, key, None);
     }
 
+    /// Makes the statistics map hold this and nothing else.
+    pub fn load_statistics(&mut self, values: BTreeMap<String, Raw>) {
+        let here = self.statistics.keys();
+        let gone: Vec<_> = here
+            .filter(|key| !values.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.remove_statistic(&key);
+        }
+        for (key, value) in values {
+            self.set_statistic(&key, value);
+        }
+    }
+
+    /// Which of the two maps a client looks at.
+    pub fn looks_at_statistics(&self, client: ClientId) -> bool {
+        self.clients
+            .get(&client)
+            .is_some_and(|client| client.statistics)
+    }
+
     /// Takes over a configuration: keys of its sections that it lacks are removed.
     pub fn load(&mut self, keys: &Keys) {
         let of_file = |key: &str| FILE_SECTIONS.iter().any(|section| key.starts_with(section));

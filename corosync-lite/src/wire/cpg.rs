@@ -10,6 +10,13 @@ pub const MAX_GROUP_NAME_LEN: usize = 128;
 /// Most node ids that a downlist has room for.
 pub const MAX_DOWNLIST: usize = 384;
 
+/// Bytes of a [`Message::Join`] or [`Message::Leave`], header included.
+pub const PROCESS_LEN: usize = 168;
+/// Bytes of a [`Message::Mcast`] before its payload, header included.
+pub const MCAST_HEAD_LEN: usize = 184;
+/// Bytes of a [`Message::Partial`] before its payload, header included.
+pub const PARTIAL_HEAD_LEN: usize = 200;
+
 const FUNCTION_JOIN: u16 = 0;
 const FUNCTION_LEAVE: u16 = 1;
 const FUNCTION_JOINLIST: u16 = 2;
