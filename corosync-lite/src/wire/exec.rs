@@ -63,14 +63,20 @@ impl Message {
         Ok(message)
     }
 
-    /// Appends the message to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        let (service, function) = match self {
+    /// Service and function.
+    #[must_use]
+    pub fn number(&self) -> (u16, u16) {
+        match self {
             Self::Cmap(message) => (service::CMAP, message.function()),
             Self::Cfg(message) => (service::CFG, message.function()),
             Self::Cpg(message) => (service::CPG, message.function()),
             Self::Votequorum(message) => (service::VOTEQUORUM, message.function()),
-        };
+        }
+    }
+
+    /// Appends the message to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (service, function) = self.number();
         let id = (u32::from(service) << 16) | u32::from(function);
         encode_message(id, out, |out| match self {
             Self::Cmap(message) => message.encode(out),

@@ -99,6 +99,26 @@ impl Group {
             Self::Other(name) => name,
         }
     }
+
+    /// Appends what stands in front of a message to this group alone.
+    pub fn write_alone(&self, out: &mut Vec<u8>) {
+        let name = self.name();
+        out.put_u16(1);
+        out.put_u16(u16::try_from(name.len()).unwrap_or(u16::MAX));
+        out.put_bytes(name);
+    }
+
+    /// Takes apart a message to one of the two groups of every node alone: all of them, in
+    /// practice. Others are for [`Message::decode`].
+    #[must_use]
+    pub fn split_alone(message: &Bytes) -> Option<(Self, Bytes)> {
+        let one = |group: Self, len: usize| Some((group, message.slice(len..)));
+        match message.get(..) {
+            Some([1, 0, 1, 0, b'a', ..]) => one(Self::Executive, 5),
+            Some([1, 0, 4, 0, b's', b'y', b'n', b'c', ..]) => one(Self::Sync, 8),
+            _ => None,
+        }
+    }
 }
 
 /// A complete message: the groups that it is for, and what it says to them.
@@ -201,6 +221,23 @@ mod tests {
             let mut framed = vec![0; 4];
             framed.extend_from_slice(&input);
             std::hint::black_box(Frame::decode(&Bytes::from(framed)).is_ok());
+        }
+    }
+
+    #[test]
+    fn messages_to_one_group_are_written_and_taken_apart() {
+        for group in [Group::Executive, Group::Sync] {
+            let mut out = Vec::new();
+            group.write_alone(&mut out);
+            out.extend_from_slice(b"body");
+            let message = Bytes::from(out);
+            let body = Bytes::from_static(b"body");
+            assert_eq!(
+                Group::split_alone(&message),
+                Some((group.clone(), body.clone()))
+            );
+            assert_eq!(Message::decode(&message), Ok(Message::new(group, body)));
+            assert_eq!(Group::split_alone(&message.slice(..3)), None);
         }
     }
 

@@ -66,6 +66,8 @@ const FALLBACK_DATA_ROOM: usize = 400;
 pub enum Target {
     /// All reachable hosts and this node.
     All,
+    /// All reachable hosts.
+    Others,
     /// One node, possibly this one.
     Node(NodeId),
 }
@@ -450,7 +452,10 @@ impl Knet {
     }
 
     fn send_to_others(&mut self, now: Instant, target: Target, payload: &Bytes) {
-        let wanted = |node: NodeId| target == Target::All || target == Target::Node(node);
+        let wanted = |node: NodeId| match target {
+            Target::All | Target::Others => true,
+            Target::Node(one) => one == node,
+        };
         let mut hosts = self.hosts.iter();
         if !hosts.any(|(node, host)| wanted(*node) && host.reachable) {
             // Takes no number: peers tell a node that starts again by its low numbers.
@@ -470,7 +475,7 @@ impl Knet {
             let header = DataHeader {
                 seq,
                 compression: 0,
-                broadcast: target == Target::All,
+                broadcast: !matches!(target, Target::Node(_)),
                 fragments,
                 fragment: if fragments == 1 { 0 } else { number },
                 channel: 0,

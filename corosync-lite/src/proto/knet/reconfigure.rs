@@ -1,7 +1,7 @@
 //! Changes of the configuration while the transport runs.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::config::{check_link, wire_id};
 use super::host::Host;
@@ -95,6 +95,19 @@ impl Knet {
     /// Changes how links are chosen.
     pub fn set_link_mode(&mut self, mode: LinkMode) {
         self.link_mode = mode;
+    }
+
+    /// Changes the search for the largest packet, or ends it with a fixed size. Links search anew.
+    pub fn set_mtu(&mut self, now: Instant, interval: Duration, fixed: Option<u16>) {
+        if (interval, fixed) == (self.pmtud_interval, self.fixed_mtu) {
+            return;
+        }
+        (self.pmtud_interval, self.fixed_mtu) = (interval, fixed);
+        let links = self.hosts.values_mut().flat_map(|it| it.links.values_mut());
+        links.for_each(|link| {
+            link.pmtud = Pmtud::new(smallest_mtu(link.remote), interval, fixed);
+        });
+        self.refresh(now);
     }
 
     /// First step of a change of keys: accepts `suite` too.

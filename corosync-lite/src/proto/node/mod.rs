@@ -4,30 +4,90 @@
 //! no I/O: inputs are datagrams, due timers and what clients ask; what it wants done comes out of
 //! [`Node::poll_output`], in order. After any number of inputs the user carries out all outputs,
 //! so a batch of datagrams costs one wake-up.
+//!
+//! | module | does |
+//! |---|---|
+//! | `settings`, `transport` | from the configuration to the parts; the transport in use |
+//! | `lanes` | messages on their way into the ring |
+//! | `drive` | passes on what transport, ring and barrier put out |
+//! | `services` | requests, messages and outputs of the services |
+//! | `reload` | a new configuration while running |
+//! | `facts` | what services may know of the node |
+//! | `words` | log lines of the services |
+//!
+//! Invariants: a message of a service is sent in the configuration in which it is delivered, and
+//! ordinary ones only when all services are synchronized; a ring id is put out for storage before
+//! any datagram that shows it; responses to a client come in the order of its requests.
 
+mod drive;
+mod facts;
+mod lanes;
 mod log;
+mod reload;
 mod request;
+mod services;
+mod settings;
 mod surface;
+mod transport;
+mod words;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use self::facts::Connection;
+use self::lanes::Lanes;
 pub use self::log::{Level, Log};
 pub use self::request::{ClientEvent, Request, Response, Service};
 pub use self::surface::{
     Credentials, Flow, Multicast, NodeError, Output, Purpose, Refusal, SendFailure, ShutdownReason,
     SocketId, SocketSpec, Stored, Transmit,
 };
-use crate::config::{Config, ReloadPlan};
+use self::transport::TransportCore;
+use super::cfg::Cfg;
+use super::cmap::Cmap;
+use super::cpg::Cpg;
+use super::keys::Traffic;
+use super::knet::LinkStatus;
+use super::pg::Assembler;
+use super::quorum::{self, Part, Quorum};
+use super::srp::{self, Phase, Srp};
+use super::sync::Sync;
+use crate::config::{self, Config};
 use crate::service::ClientId;
+use crate::service::map::Map;
+use crate::wire::exec::service;
 use crate::wire::{NodeId, RingId};
+
+/// How long a node that leaves waits for its last message to get out.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One node; see the module.
 #[derive(Debug)]
 pub struct Node {
     local: NodeId,
     config: Config,
+    transport: TransportCore,
+    srp: Srp,
+    lanes: Lanes,
+    assembler: Assembler,
+    sync: Sync,
+    cmap: Cmap,
+    cfg: Cfg,
+    cpg: Cpg,
+    quorum: Quorum,
+    connections: BTreeMap<ClientId, Connection>,
+    closed: u64,
+    traffic: Traffic,
+    /// Messages that no member of the ring should have sent.
+    malformed: u64,
+    /// Members of the installed ring.
+    members: BTreeSet<NodeId>,
+    flow: Flow,
+    /// When the goodbye is said at the latest, if it is to be said.
+    leaving: Option<Instant>,
+    /// What comes before the next datagram.
+    urgent: VecDeque<Output>,
     outputs: VecDeque<Output>,
 }
 
@@ -38,7 +98,8 @@ impl Node {
     /// must not repeat when the program starts again.
     ///
     /// # Errors
-    /// When the transport can not be set up as configured.
+    /// When the transport can not be set up as configured, or options of the quorum exclude each
+    /// other.
     pub fn new(
         config: &Config,
         stored: Stored,
@@ -46,11 +107,34 @@ impl Node {
         clock: Duration,
         now: Instant,
     ) -> Result<Self, NodeError> {
-        let _ = (stored, seed, clock, now);
-        let local = config.local_node().ok_or(NodeError::NotListed)?;
+        let local = settings::local(config)?;
+        let ring = settings::ring(config);
+        let delays = u64::from_le_bytes(seed[..8].try_into().unwrap_or_default());
+        let quorum = Quorum::new(local, config, stored.expected_votes.unwrap_or(0))?;
+        let mut services = vec![service::CMAP, service::CPG, service::QUORUM];
+        if quorum.has_votequorum() {
+            services.push(service::VOTEQUORUM);
+        }
         Ok(Self {
-            local: NodeId(local.id),
+            local,
+            transport: TransportCore::new(config, local, seed, clock, now)?,
+            lanes: Lanes::new(ring.frame_len_max, ring.send_queue_len_max),
+            srp: Srp::new(ring, local, stored.ring_seq, delays),
+            assembler: Assembler::default(),
+            sync: Sync::new(services),
+            cmap: Cmap::new(local, config),
+            cfg: Cfg::new(local),
+            cpg: Cpg::new(local),
+            quorum,
             config: config.clone(),
+            connections: BTreeMap::new(),
+            closed: 0,
+            traffic: Traffic::default(),
+            malformed: 0,
+            members: BTreeSet::new(),
+            flow: Flow::Open,
+            leaving: None,
+            urgent: VecDeque::new(),
             outputs: VecDeque::new(),
         })
     }
@@ -58,12 +142,13 @@ impl Node {
     /// The sockets that the node needs. Changes are told by [`Output::Sockets`].
     #[must_use]
     pub fn sockets(&self) -> Vec<SocketSpec> {
-        Vec::new()
+        settings::sockets(&self.config)
     }
 
     /// Begins to look for other nodes: the sockets are there, or tried to be.
     pub fn start(&mut self, now: Instant) {
-        let _ = now;
+        self.srp.start(now);
+        self.settle(now);
     }
 
     /// Takes a datagram that came on one of the sockets. Those that are waiting on
@@ -75,12 +160,16 @@ impl Node {
         from: SocketAddr,
         datagram: &[u8],
     ) {
-        let _ = (now, socket, from, datagram);
+        if socket != SocketId::Sender {
+            self.transport.handle_datagram(now, from.ip(), datagram);
+            self.settle(now);
+        }
     }
 
     /// Takes note that the system refused to send a datagram.
     pub fn handle_send_failure(&mut self, now: Instant, sent: &Transmit, failure: SendFailure) {
-        let _ = (now, sent, failure);
+        self.transport.handle_send_failure(now, sent, failure);
+        self.settle(now);
     }
 
     /// Takes note of an error that came back later (the socket's error queue), by the address that
@@ -92,18 +181,39 @@ impl Node {
         to: SocketAddr,
         failure: SendFailure,
     ) {
-        let _ = (now, socket, to, failure);
+        let Some(node) = self.transport.node_at(socket, to) else {
+            return;
+        };
+        let sent = Transmit {
+            socket,
+            to,
+            node,
+            purpose: Purpose::Data,
+            datagram: bytes::Bytes::new(),
+        };
+        self.handle_send_failure(now, &sent, failure);
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let _ = now;
+        self.transport.handle_timeout(now);
+        self.srp.handle_timeout(now);
+        self.quorum.handle_timeout(now);
+        self.cfg.handle_timeout(now);
+        self.settle(now);
     }
 
     /// When [`Node::handle_timeout`] wants to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        None
+        let all = [
+            self.transport.poll_timeout(),
+            self.srp.poll_timeout(),
+            self.quorum.poll_timeout(),
+            self.cfg.poll_timeout(),
+            self.leaving,
+        ];
+        all.into_iter().flatten().min()
     }
 
     /// Asks whether a client may connect to a service, and if so, gets to know it.
@@ -117,41 +227,61 @@ impl Node {
         service: Service,
         who: Credentials,
     ) -> Result<(), Refusal> {
-        let _ = (now, client, service, who);
+        if service == Service::Votequorum && !self.quorum.has_votequorum() {
+            return Err(Refusal::NotLoaded);
+        }
+        let Credentials { uid, gid, .. } = who;
+        if !self.cmap.allows(uid, gid) {
+            return Err(Refusal::NotAllowed { uid, gid });
+        }
+        self.connections
+            .insert(client, Connection::new(service, who));
+        if service == Service::Cpg {
+            self.cpg.client_connected(client);
+        }
+        self.settle(now);
         Ok(())
     }
 
     /// Takes a request. Requests that are taken although [`Output::FlowControl`] says not to are
-    /// served, too.
+    /// served, too; so the output is to be carried out before many more are taken.
     pub fn handle_request(&mut self, now: Instant, client: ClientId, request: Request) {
-        let _ = (now, client, request);
+        self.pass_request(now, client, request);
+        self.settle(now);
     }
 
     /// A connection is closed. Nothing more is sent to the client.
     pub fn client_gone(&mut self, now: Instant, client: ClientId) {
-        let _ = (now, client);
+        self.forget_client(client);
+        self.settle(now);
     }
 
-    /// Takes over a configuration that was read after [`Output::Reload`], compared with
-    /// [`Node::config`].
-    pub fn reload(&mut self, now: Instant, plan: &ReloadPlan) {
-        let _ = now;
-        self.config = plan.config.clone();
-    }
-
-    /// The configuration could not be read, or must not be used; the running one stays.
-    pub fn reload_failed(&mut self, now: Instant) {
-        let _ = now;
-    }
-
-    /// Says goodbye to the others and stops. What is put out is still to be carried out.
+    /// Says goodbye to the others and stops. What is put out is still to be carried out, and time
+    /// goes on until [`Node::is_stopped`]; in most cases that is at once.
     pub fn leave(&mut self, now: Instant) {
-        let _ = now;
+        if self.leaving.is_none() {
+            self.quorum.leave();
+            self.leaving = Some(now + LEAVE_PATIENCE);
+            self.settle(now);
+        }
+    }
+
+    /// Whether the node has left, or was not started.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.srp.phase() == Phase::Stopped
     }
 
     /// The next thing to do. To be called after inputs until it gives nothing.
     #[must_use]
     pub fn poll_output(&mut self) -> Option<Output> {
+        // Others wait for the token; clients can wait for it to be on its way.
+        if let Some(output) = self.urgent.pop_front() {
+            return Some(output);
+        }
+        if let Some(transmit) = self.transport.poll_transmit() {
+            return Some(Output::Transmit(transmit));
+        }
         self.outputs.pop_front()
     }
 
@@ -170,24 +300,77 @@ impl Node {
     /// The ring that is installed, or being formed.
     #[must_use]
     pub fn ring(&self) -> RingId {
-        RingId::default()
+        self.srp.ring()
+    }
+
+    /// What the ring protocol is doing.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.srp.phase()
     }
 
     /// Members of the installed ring, ascending; none before the first.
     #[must_use]
     pub fn members(&self) -> Vec<NodeId> {
-        Vec::new()
+        self.members.iter().copied().collect()
     }
 
     /// Whether the membership is complete: a ring is installed and all services are synchronized.
     #[must_use]
     pub fn is_synchronized(&self) -> bool {
-        false
+        self.sync.is_done()
     }
 
     /// Whether this partition may act.
     #[must_use]
     pub fn is_quorate(&self) -> bool {
-        false
+        self.quorum.status().quorate
+    }
+
+    /// The votes, for people.
+    #[must_use]
+    pub fn votes(&self) -> quorum::Status {
+        self.quorum.status()
+    }
+
+    /// The process groups.
+    #[must_use]
+    pub fn groups(&self) -> &Cpg {
+        &self.cpg
+    }
+
+    /// The configuration map.
+    #[must_use]
+    pub fn map(&self) -> &Map {
+        self.cmap.map()
+    }
+
+    /// All links to other nodes; none for transports that do not watch any.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkStatus> {
+        self.transport.links()
+    }
+
+    /// Counters of the ring.
+    #[must_use]
+    pub fn ring_stats(&self) -> &srp::Stats {
+        self.srp.stats()
+    }
+
+    /// Messages kept for others or waiting to be sent: what a monitor or checker bounds.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.srp.queued()
     }
 }
+
+/// Number of a part of the quorum in the synchronization.
+const fn number(part: Part) -> u16 {
+    match part {
+        Part::Quorum => service::QUORUM,
+        Part::Votequorum => service::VOTEQUORUM,
+    }
+}
+
+/// Why a reload was refused, as the configuration says it.
+pub type ReloadRefusal = config::Refusal;

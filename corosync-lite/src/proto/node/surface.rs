@@ -189,6 +189,9 @@ pub enum NodeError {
     /// The key can not be used.
     #[error("key: {0}")]
     Key(#[from] knet::seal::KeyError),
+    /// Options of the quorum exclude each other, or say too little.
+    #[error("{0}")]
+    Quorum(#[from] crate::proto::quorum::Conflict),
     /// A setting that is not supported.
     #[error("{0} is not supported")]
     Unsupported(&'static str),

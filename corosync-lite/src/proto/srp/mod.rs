@@ -264,6 +264,13 @@ impl Srp {
         self.enter_gather(now, GatherReason::InterfaceUp);
     }
 
+    /// Looks for a new membership although nothing is wrong with the present one.
+    pub fn gather(&mut self, now: Instant) {
+        if matches!(self.state, State::Operational) {
+            self.enter_gather(now, GatherReason::InterfaceUp);
+        }
+    }
+
     /// Takes new parameters; running timers keep their deadlines.
     pub fn reconfigure(&mut self, config: Config) {
         self.config = config;
@@ -373,11 +380,17 @@ impl Srp {
     /// How many frames a lane still takes.
     #[must_use]
     pub fn room(&self, lane: Lane) -> usize {
-        let queue = match lane {
-            Lane::Ordinary => &self.ordinary,
-            Lane::Sync => &self.sync,
-        };
-        self.config.send_queue_len_max.saturating_sub(queue.len())
+        let most = self.config.send_queue_len_max;
+        most.saturating_sub(self.unsent(lane))
+    }
+
+    /// How many frames of a lane wait to be sent.
+    #[must_use]
+    pub fn unsent(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Ordinary => self.ordinary.len(),
+            Lane::Sync => self.sync.len(),
+        }
     }
 
     /// Takes back the frames of a lane that were not sent. When configurations follow each other
@@ -462,6 +475,11 @@ impl Srp {
             _ => 0,
         };
         self.regular.len() + recovery + self.ordinary.len() + self.sync.len()
+    }
+
+    /// Sets the counters to zero.
+    pub fn clear_stats(&mut self) {
+        self.stats = Stats::default();
     }
 
     /// Counters.

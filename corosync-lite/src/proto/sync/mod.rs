@@ -38,7 +38,8 @@ pub enum Output {
         /// Those that came along from the previous one.
         transitional: Vec<NodeId>,
     },
-    /// Have this service of this node send its messages, in the sync lane.
+    /// Have this service of this node send its messages, in the sync lane; then call
+    /// [`Sync::processed`].
     Process(u16),
     /// All members have sent the messages of this service.
     Activate(u16),
@@ -63,6 +64,8 @@ pub struct Sync {
     waiting: BTreeSet<u16>,
     /// The phase is given up; barriers are only counted.
     given_up: bool,
+    /// A service of this node has still something to send before the barrier.
+    processing: bool,
     /// Members whose message of the present step came.
     heard: BTreeSet<NodeId>,
     outputs: VecDeque<Output>,
@@ -100,6 +103,7 @@ impl Sync {
             state: State::New,
             waiting: BTreeSet::new(),
             given_up: false,
+            processing: false,
             heard: BTreeSet::new(),
             outputs: VecDeque::new(),
         }
@@ -109,6 +113,7 @@ impl Sync {
     pub fn handle_transitional(&mut self, members: &[NodeId]) {
         self.transitional = members.to_vec();
         self.given_up = true;
+        self.processing = false;
         for service in std::mem::take(&mut self.waiting) {
             self.outputs.push_back(Output::Abort(service));
         }
@@ -191,12 +196,26 @@ impl Sync {
         if self.given_up {
             return;
         }
-        if let Some(own) = self.own(service) {
-            self.outputs.push_back(Output::Process(own));
+        self.processing = true;
+        match self.own(service) {
+            Some(own) => self.outputs.push_back(Output::Process(own)),
+            None => self.processed(),
         }
-        let ring = self.ring;
-        self.outputs
-            .push_back(Output::Mcast(Message::Barrier { ring }));
+    }
+
+    /// The service that was asked by [`Output::Process`] has sent everything.
+    pub fn processed(&mut self) {
+        if std::mem::take(&mut self.processing) {
+            let ring = self.ring;
+            self.outputs
+                .push_back(Output::Mcast(Message::Barrier { ring }));
+        }
+    }
+
+    /// Whether [`Sync::processed`] is awaited.
+    #[must_use]
+    pub fn is_processing(&self) -> bool {
+        self.processing
     }
 
     fn end_service(&mut self, service: Option<u32>) {

@@ -51,8 +51,10 @@ impl Ring {
     fn settle(&mut self) {
         for (id, sync, seen) in &mut self.members {
             while let Some(output) = sync.poll_output() {
-                if let Output::Mcast(message) = &output {
-                    self.order.push_back((*id, message.clone()));
+                match &output {
+                    Output::Mcast(message) => self.order.push_back((*id, message.clone())),
+                    Output::Process(_) => sync.processed(),
+                    _ => {}
                 }
                 seen.push(output);
             }
@@ -181,6 +183,24 @@ fn the_lane_follows_the_order_also_after_giving_up() {
     sync.handle_message(sender, &last);
     assert_eq!(sync.lane(), Lane::Ordinary);
     assert!(drain(sync).is_empty() && !sync.is_done());
+}
+
+#[test]
+fn a_service_that_takes_its_time_holds_all_members_back() {
+    let mut both = Ring::new(&[(1, &[2]), (2, &[])]);
+    let slow = &mut both.members[0].1;
+    assert_eq!(slow.lane(), Lane::Sync);
+    for node in nodes(&[1, 2]) {
+        slow.handle_message(node, &build(4, &[2]));
+    }
+    assert_eq!(drain(slow), [Output::Process(2)]);
+    slow.handle_message(NodeId(2), &barrier(4));
+    assert!(drain(slow).is_empty() && slow.is_processing());
+    slow.processed();
+    slow.processed();
+    assert_eq!(drain(slow), [Output::Mcast(barrier(4))]);
+    slow.handle_message(NodeId(1), &barrier(4));
+    assert_eq!(drain(slow), [Output::Activate(2), Output::Done(ring(4))]);
 }
 
 #[test]
