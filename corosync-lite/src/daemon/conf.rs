@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
 use crate::config::{Config, ConfigError, Document, Host, Keys};
 
 /// Beside the configuration: more `uidgid` sections.
@@ -43,7 +45,9 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path, error) => {
-                write!(f, "Can't read file {}: {error}", path.display())?;
+                let number = error.raw_os_error().map(Errno::from_raw);
+                let words = number.map_or_else(|| error.to_string(), |it| it.desc().to_owned());
+                write!(f, "Can't read file {}: {words}", path.display())?;
                 if error.kind() == io::ErrorKind::NotFound {
                     f.write_str("; name another with -c")?;
                 }
@@ -58,6 +62,30 @@ impl fmt::Display for ReadError {
 
 impl std::error::Error for ReadError {}
 
+/// What is written, before anybody has understood it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Texts {
+    /// The configuration.
+    pub main: Vec<u8>,
+    /// The files beside it.
+    pub access: Vec<(PathBuf, Vec<u8>)>,
+}
+
+/// Reads all files.
+///
+/// # Errors
+/// The first file that can not be read.
+pub fn texts(path: &Path) -> Result<Texts, ReadError> {
+    let with_text = |path: PathBuf| contents(&path).map(|text| (path, text));
+    Ok(Texts {
+        main: contents(path)?,
+        access: access_files(path)?
+            .into_iter()
+            .map(with_text)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
 /// Reads all keys.
 ///
 /// # Errors
@@ -67,11 +95,12 @@ pub fn keys(path: &Path, host: &dyn Host) -> Result<Keys, ReadError> {
         let path = path.to_owned();
         move |error| ReadError::Invalid(path, Box::new(error))
     };
-    let document = Document::parse(&contents(path)?).map_err(invalid(path))?;
+    let texts = texts(path)?;
+    let document = Document::parse(&texts.main).map_err(invalid(path))?;
     let mut keys = Keys::read(&document, host).map_err(invalid(path))?;
-    for path in access_files(path)? {
-        let document = Document::parse(&contents(&path)?).map_err(invalid(&path))?;
-        keys.read_uidgid(&document, host).map_err(invalid(&path))?;
+    for (path, text) in &texts.access {
+        let document = Document::parse(text).map_err(invalid(path))?;
+        keys.read_uidgid(&document, host).map_err(invalid(path))?;
     }
     Ok(keys)
 }

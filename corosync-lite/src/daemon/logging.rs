@@ -291,6 +291,11 @@ impl Log {
         Ok(())
     }
 
+    /// Whether these settings are in force.
+    pub fn has(&self, settings: &Settings) -> bool {
+        *self.settings() == *settings
+    }
+
     /// Changes what goes where.
     pub fn set(&self, settings: Settings) {
         let settings = Arc::new(settings);

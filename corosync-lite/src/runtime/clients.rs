@@ -10,11 +10,22 @@ use std::time::Instant;
 
 use crate::proto::node::{Credentials, Flow, Node, Request, Service};
 use crate::qb::{self, ConnectionId, Event, FlowControl, SendError, Server, ServiceId};
-use crate::service::{ClientId, Message};
+use crate::service::{ClientId, Message, cmap};
 
 /// The daemon has no membership yet: clients try again.
 const NOT_READY: i32 = -11;
 const VOTEQUORUM: &str = "corosync_votequorum";
+
+/// What was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// There was nothing.
+    Nothing,
+    /// A client wrote keys of the configuration map.
+    Keys,
+    /// Anything else.
+    Other,
+}
 
 #[derive(Debug)]
 pub(super) struct Clients {
@@ -79,10 +90,10 @@ impl Clients {
         self.server.has_pending()
     }
 
-    /// Takes the next thing that a client did; false when there is none.
-    pub(super) fn take_event(&mut self, node: &mut Node, now: Instant) -> bool {
+    /// Takes the next thing that a client did.
+    pub(super) fn take_event(&mut self, node: &mut Node, now: Instant) -> Taken {
         let Some(event) = self.server.poll_event() else {
-            return false;
+            return Taken::Nothing;
         };
         match event {
             Event::Hello {
@@ -99,7 +110,7 @@ impl Clients {
                 request,
                 ..
             } => {
-                self.handle_request(node, now, connection, &request);
+                return self.handle_request(node, now, connection, &request);
             }
             Event::Closed {
                 connection, reason, ..
@@ -111,7 +122,7 @@ impl Clients {
                 }
             }
         }
-        true
+        Taken::Other
     }
 
     pub(super) fn respond(&mut self, client: ClientId, message: &Message) {
@@ -191,13 +202,22 @@ impl Clients {
         now: Instant,
         connection: ConnectionId,
         request: &qb::Request,
-    ) {
+    ) -> Taken {
         let client = ClientId(connection.number());
         let Some((_, service)) = self.table.get(&client).copied() else {
-            return;
+            return Taken::Other;
         };
         match Request::decode(service, &request.message) {
-            Ok(request) => node.handle_request(now, client, request),
+            Ok(request) => {
+                let writes = matches!(
+                    request,
+                    Request::Cmap(cmap::Request::Set { .. } | cmap::Request::Delete { .. })
+                );
+                node.handle_request(now, client, request);
+                if writes {
+                    return Taken::Keys;
+                }
+            }
             Err(error) => {
                 let (id, name) = (request.id, service.name());
                 tracing::debug!(target: "QB", "request {id} to '{name}' is refused: {error}");
@@ -206,6 +226,7 @@ impl Clients {
                 }
             }
         }
+        Taken::Other
     }
 
     fn check(&mut self, connection: ConnectionId, service: Service, sent: Result<(), SendError>) {

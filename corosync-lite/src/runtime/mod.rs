@@ -42,7 +42,7 @@ use crate::net::{AddressWatch, Change, Failure, Inbox, Sockets, bind};
 use crate::proto::node::{Node, Output, ShutdownReason, SocketId};
 use crate::qb::Server;
 use crate::store::{StateStore, StoreError};
-use clients::Clients;
+use clients::{Clients, Taken};
 use outbox::Outbox;
 use reload::Reloads;
 pub use signals::Signals;
@@ -122,6 +122,7 @@ pub struct Runtime {
     /// Clients did something since they were last looked at.
     clients_wait: bool,
     is_serving: bool,
+    is_quorate: bool,
     end: Option<End>,
 }
 
@@ -170,6 +171,7 @@ impl Runtime {
             is_behind: false,
             clients_wait: false,
             is_serving: false,
+            is_quorate: false,
             end: None,
         };
         this.sockets.set(this.node.sockets());
@@ -186,15 +188,23 @@ impl Runtime {
         self.node.start(clock::now());
         self.settle(clock::now())?;
         loop {
+            if self.is_quorate != self.node.is_quorate() {
+                self.is_quorate = !self.is_quorate;
+                words::quorate(self.is_quorate);
+            }
             if !self.is_serving && self.node.is_synchronized() {
                 self.is_serving = true;
                 self.clients.open();
                 ready();
             }
-            if let Some(end) = self.end.take() {
+            if self.end.is_some() {
                 self.node.leave(clock::now());
                 self.settle(clock::now())?;
-                return Ok(end);
+                if self.node.is_stopped()
+                    && let Some(end) = self.end.take()
+                {
+                    return Ok(end);
+                }
             }
             let deadline = self.deadline();
             self.wait(deadline)?;
@@ -286,8 +296,10 @@ impl Runtime {
                 })?;
         }
         for _ in 0..CLIENT_EVENTS_PER_TURN {
-            if !self.clients.take_event(&mut self.node, now) {
-                break;
+            match self.clients.take_event(&mut self.node, now) {
+                Taken::Nothing => break,
+                Taken::Keys => self.apply_logging(),
+                Taken::Other => {}
             }
             // At once: flow control counts from the next request on.
             self.carry_out(now)?;
@@ -403,31 +415,23 @@ impl Runtime {
         }
     }
 
+    /// Takes over the section `logging`, if it has changed.
+    fn apply_logging(&self) {
+        let settings = Settings::read(&self.node.config().keys);
+        if !self.log.has(&settings) {
+            self.log.set(settings);
+        }
+    }
+
     fn finish_reload(&mut self, now: Instant) {
         let Some(result) = self.reloads.finish() else {
             return;
         };
         match result {
-            Ok(plan) => {
-                for refused in &plan.refused {
-                    tracing::info!(target: "CFG", "{refused}");
-                }
-                for warning in &plan.config.warnings {
-                    tracing::warn!(target: "CFG", "{warning}");
-                }
-                self.log.set(Settings::read(&plan.config.keys));
-                self.node.reload(now, &plan);
-                let version = plan.config.totem.config_version;
-                tracing::info!(target: "CFG", "configuration version {version} is in force");
-            }
-            Err(reason) => {
-                tracing::error!(
-                    target: "CFG",
-                    "Unable to reload config file: {reason}; the running configuration stays"
-                );
-                self.node.reload_failed(now);
-            }
+            Ok(reload) => self.node.reload(now, &reload),
+            Err(refusal) => self.node.reload_failed(now, &refusal),
         }
+        self.apply_logging();
         self.reloads.next(self.node.config());
     }
 

@@ -9,11 +9,11 @@ use std::sync::mpsc::{Receiver, channel};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::config::{Config, ReloadPlan, plan};
+use crate::config::{Config, Refusal, Reload};
 use crate::daemon::conf;
 use crate::host::ThisHost;
 
-type Outcome = Result<Box<ReloadPlan>, String>;
+type Outcome = Result<Box<Reload>, Box<Refusal>>;
 
 /// Reloads that were asked for. Each is answered; one runs at a time.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Reloads {
         let for_thread = sender.clone();
         if let Err(error) = thread.spawn(move || read(for_thread)) {
             sender
-                .send(Err(format!("no thread can be had: {error}")))
+                .send(unreadable(format!("no thread can be had: {error}")))
                 .ok();
             self.done.write(1).ok();
         }
@@ -78,7 +78,9 @@ impl Reloads {
             Err(std::sync::mpsc::TryRecvError::Empty) => None,
             Err(std::sync::mpsc::TryRecvError::Disconnected) => {
                 self.running = None;
-                Some(Err("the reading of the file was cut short".to_owned()))
+                Some(unreadable(
+                    "the reading of the file was cut short".to_owned(),
+                ))
             }
         }
     }
@@ -91,7 +93,16 @@ impl AsFd for Reloads {
 }
 
 fn read(path: &Path, running: &Config) -> Outcome {
-    let keys = conf::keys(path, &ThisHost).map_err(|error| error.to_string())?;
-    let plan = plan(running, keys, &ThisHost).map_err(|error| error.to_string())?;
-    Ok(Box::new(plan))
+    let texts = match conf::texts(path) {
+        Ok(texts) => texts,
+        Err(error) => return unreadable(error.to_string()),
+    };
+    let access = texts.access.iter().map(|(_, text)| text.as_slice());
+    Reload::of_file(running, &texts.main, access, &ThisHost)
+        .map(Box::new)
+        .map_err(Box::new)
+}
+
+fn unreadable(words: String) -> Outcome {
+    Err(Box::new(Refusal::Unreadable(words)))
 }

@@ -53,20 +53,43 @@ pub(super) fn say(log: &Log) {
             target: "MAIN",
             "Completed service synchronization, ready to provide service."
         ),
-        Log::Quorate(true) => tracing::info!(
+        Log::Quorate(is) => quorate(*is),
+        Log::Service { level, text } => service(*level, text),
+    }
+}
+
+/// Whether this node may act has changed.
+pub(super) fn quorate(is: bool) {
+    if is {
+        tracing::info!(
             target: "QUORUM",
             "This node is within the primary component and will provide service."
-        ),
-        Log::Quorate(false) => tracing::warn!(
+        );
+    } else {
+        tracing::warn!(
             target: "QUORUM",
             "This node is within the non-primary component and will NOT provide any services."
-        ),
-        Log::Service { level, text } => match level {
-            Level::Debug => tracing::debug!(target: "SERV", "{text}"),
-            Level::Info => tracing::info!(target: "SERV", "{text}"),
-            Level::Warn => tracing::warn!(target: "SERV", "{text}"),
-            Level::Error => tracing::error!(target: "SERV", "{text}"),
-        },
+        );
+    }
+}
+
+/// Words of a service. What they begin with tells which one it is.
+fn service(level: Level, text: &str) {
+    macro_rules! to {
+        ($target:literal, $text:expr) => {
+            match level {
+                Level::Debug => tracing::debug!(target: $target, "{}", $text),
+                Level::Info => tracing::info!(target: $target, "{}", $text),
+                Level::Warn => tracing::warn!(target: $target, "{}", $text),
+                Level::Error => tracing::error!(target: $target, "{}", $text),
+            }
+        };
+    }
+    match text.split_once(": ") {
+        Some(("quorum", text)) => to!("QUORUM", text),
+        Some(("reload", _)) => to!("CFG", text),
+        Some(("state", _)) => to!("MAIN", text),
+        _ => to!("SERV", text),
     }
 }
 
