@@ -10,8 +10,10 @@ mod messages;
 use bytes::Bytes;
 
 use super::*;
-use crate::service::cpg::IterKind;
-use crate::wire::cpg::{JoinlistEntry, Process as WireProcess};
+use crate::service::Status;
+use crate::service::cpg::{IterKind, MESSAGE_MAX, Part};
+use crate::wire::cpg::{JoinlistEntry, Piece, Process as WireProcess};
+use crate::wire::exec::Source;
 
 const LOCAL: NodeId = NodeId(1);
 const OTHER: NodeId = NodeId(2);
