@@ -14,7 +14,8 @@ impl Cpg {
             return;
         };
         let (node, pid) = (sender, joining.pid);
-        if !self.note_in_sync(sender, &group, pid, true) {
+        self.note_in_sync(sender, &group, pid, true);
+        if self.is_lost(sender) {
             return;
         }
         let process = Process { node, pid };
@@ -55,7 +56,8 @@ impl Cpg {
             return;
         };
         let (node, pid) = (sender, leaving.pid);
-        if !self.note_in_sync(sender, &group, pid, false) {
+        self.note_in_sync(sender, &group, pid, false);
+        if self.is_lost(sender) {
             return;
         }
         let process = Process { node, pid };
@@ -96,7 +98,7 @@ impl Cpg {
         let (node, pid) = (sender, mcast.pid);
         // Any process of the node will do: nodes must not decide differently, and this is how
         // others do it.
-        if !self.table.has_node(group.as_bytes(), sender) {
+        if self.is_lost(sender) || !self.table.has_node(group.as_bytes(), sender) {
             let log = Log::UnknownSender { group, node, pid };
             self.outputs.push_back(Output::Log(log));
             return;
@@ -116,9 +118,12 @@ impl Cpg {
         let (node, pid) = (sender, partial.pid);
         let part = (partial.piece, partial.total, partial.payload.len());
         let process = Process { node, pid };
-        let since = self
-            .table
-            .take_part(&partial.group, process, part, self.position);
+        let since = if self.is_lost(sender) {
+            None
+        } else {
+            let (group, position) = (&partial.group, self.position);
+            self.table.take_part(group, process, part, position)
+        };
         // Those who came after the first part got none and get none.
         let before = since.unwrap_or(u64::MAX);
         let Some((group, receivers)) = self.receivers(&partial.group, before) else {

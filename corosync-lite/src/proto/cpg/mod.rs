@@ -42,8 +42,8 @@ use client::{Client, Membership, State};
 use sync::Sync;
 use table::{Process, Table};
 
-/// Most members in one list of an event: client libraries have arrays of this size and do not
-/// look. A group takes no more local members when it has that many.
+/// Most members in one list for clients: their library and they have arrays of this size and do
+/// not look. A group takes no more local members when it has that many.
 const LIST_MAX: usize = 128;
 /// Flag of a request to join: tell the ring, too.
 const FLAG_RING: u32 = 1;
@@ -78,7 +78,8 @@ pub enum Log {
         /// The process.
         pid: u32,
     },
-    /// A part of a message was dropped: it does not fit to the parts before it.
+    /// A part of a message was dropped: it does not fit to the parts before it. To be expected
+    /// of messages that began before this node knew of the sender.
     StrayPart {
         /// The group.
         group: Group,

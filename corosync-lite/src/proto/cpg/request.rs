@@ -30,7 +30,7 @@ impl Cpg {
                 length, part, data, ..
             } => Response::PartialMcast(status(self.partial_mcast(client, length, part, data))),
             Request::Membership { group } => {
-                let members = self.table.members(group.as_bytes());
+                let members = self.table.members(group.as_bytes()).take(LIST_MAX);
                 Response::Membership(
                     members
                         .map(|process| address(process, Reason::None))
