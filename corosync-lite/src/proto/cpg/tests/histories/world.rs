@@ -457,7 +457,7 @@ impl World {
             }
             // The rest of an exchange may come when it is broken off already.
             for (at, (sender, body)) in log.iter().enumerate().skip(common) {
-                let kept = at < common + usize::from(last % 8);
+                let kept = at < common + usize::from(last % 32);
                 if ids.contains(sender) || kept {
                     let place = Place::Recovered(ring, at, ids.to_vec());
                     self.deliver_one(*id, *sender, body.clone(), place);
