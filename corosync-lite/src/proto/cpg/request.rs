@@ -12,7 +12,7 @@ use crate::wire::NodeId;
 use crate::wire::exec::Source;
 
 impl Cpg {
-    /// Takes a request of a client. There has to be room for what [`cost`] says.
+    /// Takes a request of a client. There has to be room for what [`super::cost`] says.
     pub fn handle_request(&mut self, client: ClientId, request: Request) {
         if !self.clients.contains_key(&client) {
             return;
