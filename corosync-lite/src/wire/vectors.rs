@@ -106,6 +106,8 @@ pub(crate) struct Checker {
     fragments: BTreeMap<(u16, u16), BTreeMap<u8, Vec<u8>>>,
     /// Sequence numbers of ring messages, by ring and sender: later copies are skipped.
     seen: BTreeMap<Vec<u8>, ()>,
+    /// Every message, with its sender.
+    pub(crate) messages: Vec<(u32, Message)>,
     /// Number and open message of each sender.
     open: BTreeMap<u32, (u8, Vec<u8>)>,
 }
@@ -178,10 +180,12 @@ impl Checker {
                 complete.push(Bytes::from(std::mem::take(open)));
             }
         }
-        complete.iter().for_each(|message| self.message(message));
+        for message in &complete {
+            self.message(sender, message);
+        }
     }
 
-    fn message(&mut self, bytes: &Bytes) {
+    fn message(&mut self, sender: u32, bytes: &Bytes) {
         self.counts.messages += 1;
         let message = Message::decode(bytes).unwrap();
         let mut again = Vec::new();
@@ -205,6 +209,7 @@ impl Checker {
             Group::Other(_) => panic!("unknown group"),
         }
         assert_eq!(again, expected, "id {:#x?}", &message.body[..4]);
+        self.messages.push((sender, message));
     }
 }
 
