@@ -108,6 +108,15 @@ pub(crate) struct Checker {
     seen: BTreeMap<Vec<u8>, ()>,
     /// Number and open message of each sender.
     open: BTreeMap<u32, (u8, Vec<u8>)>,
+    /// Complete messages with their senders.
+    pub(crate) delivered: Vec<(u32, Delivered)>,
+}
+
+/// A message between services.
+#[derive(Debug)]
+pub(crate) enum Delivered {
+    Executive(exec::Message),
+    Sync(sync::Message),
 }
 
 impl Checker {
@@ -178,10 +187,12 @@ impl Checker {
                 complete.push(Bytes::from(std::mem::take(open)));
             }
         }
-        complete.iter().for_each(|message| self.message(message));
+        complete
+            .iter()
+            .for_each(|message| self.message(sender, message));
     }
 
-    fn message(&mut self, bytes: &Bytes) {
+    fn message(&mut self, sender: u32, bytes: &Bytes) {
         self.counts.messages += 1;
         let message = Message::decode(bytes).unwrap();
         let mut again = Vec::new();
@@ -192,15 +203,15 @@ impl Checker {
         match message.groups[0] {
             Group::Executive => {
                 zero_executive_holes(&mut expected);
-                exec::Message::decode(&message.body)
-                    .unwrap()
-                    .encode(&mut again);
+                let message = exec::Message::decode(&message.body).unwrap();
+                message.encode(&mut again);
+                self.delivered.push((sender, Delivered::Executive(message)));
             }
             Group::Sync => {
                 zero_sync_holes(&mut expected);
-                sync::Message::decode(&message.body)
-                    .unwrap()
-                    .encode(&mut again);
+                let message = sync::Message::decode(&message.body).unwrap();
+                message.encode(&mut again);
+                self.delivered.push((sender, Delivered::Sync(message)));
             }
             Group::Other(_) => panic!("unknown group"),
         }
