@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::super::Log;
 use super::Setup;
 use super::net::Net;
+use crate::proto::srp::Lane;
 use crate::service::votequorum::{Request, Response};
 use crate::service::{ClientId, RingId, Status};
 use crate::wire::NodeId;
@@ -83,7 +86,7 @@ fn voting(nodes: usize, options: &[&str]) -> Net {
 fn form(net: &mut Net, ids: &[u32], cast_vote: bool) {
     net.begin(ids);
     net.process(ids);
-    while net.deliver_one(ids, crate::proto::srp::Lane::Sync) {}
+    while net.deliver_one(ids, Lane::Sync) {}
     for id in net.held(ids) {
         let ring = ring(net, id);
         let now = net.now;
@@ -92,7 +95,7 @@ fn form(net: &mut Net, ids: &[u32], cast_vote: bool) {
         core.handle_votequorum_request(now, ClientId(1), request);
         net.peer(id).drain();
     }
-    while net.deliver_one(ids, crate::proto::srp::Lane::Sync) {}
+    while net.deliver_one(ids, Lane::Sync) {}
     assert!(net.held(ids).is_empty());
     net.activate(ids);
     net.run(ids);
@@ -203,7 +206,7 @@ fn synchronisation_waits_for_the_device_but_not_for_ever() {
     net.begin(&ids);
     assert!(net.held(&ids).is_empty());
     net.process(&ids);
-    while net.deliver_one(&ids, crate::proto::srp::Lane::Sync) {}
+    while net.deliver_one(&ids, Lane::Sync) {}
     assert_eq!(net.held(&ids), ids);
     let announcements = net.peer(1).announcements;
     let late = RingId { nodeid: 1, seq: 1 };
@@ -219,7 +222,7 @@ fn synchronisation_waits_for_the_device_but_not_for_ever() {
     net.kill(3);
     net.sleep(SYNC_TIMEOUT);
     assert!(net.held(&ids).is_empty());
-    while net.deliver_one(&ids, crate::proto::srp::Lane::Sync) {}
+    while net.deliver_one(&ids, Lane::Sync) {}
     assert_eq!(net.peer(1).announcements, announcements);
     net.activate(&ids);
     assert_eq!(net.status(2).device_withheld, 2);
@@ -306,6 +309,38 @@ fn new_nodes_learn_the_name_and_the_votes() {
     };
     assert_eq!((info.device_name.as_str(), info.device_votes), (NAME, 1));
     assert_eq!(info.flags & 64, 64);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// The device votes in one of two partitions; half of the time it is the smaller one.
+    #[test]
+    fn a_device_that_votes_once_makes_one_quorate_partition(
+        nodes in 2_usize..6, one_vote: bool,
+        steps in prop::collection::vec((any::<u8>(), any::<bool>()), 1..10),
+    ) {
+        let device = if one_vote { "device {\nmodel: net\nvotes: 1\n}" } else { DEVICE };
+        let mut net = voting(nodes, &[device]);
+        let all: Vec<u32> = net.peers.keys().copied().collect();
+        for (mask, granted) in steps {
+            let inside = |id: &u32| mask >> id & 1 == u8::from(granted);
+            let (with, without): (Vec<u32>, Vec<u32>) = all.iter().partition(|id| inside(id));
+            if !without.is_empty() {
+                form(&mut net, &without, false);
+            }
+            if !with.is_empty() {
+                form(&mut net, &with, true);
+            }
+            let quorate = |group: &[u32]| group.iter().filter(|id| net.quorate(**id)).count();
+            let counts = [quorate(&with), quorate(&without)];
+            prop_assert!(counts[0] == 0 || counts[1] == 0, "{:?} {:?}", with, without);
+            prop_assert!([0, with.len()].contains(&counts[0]));
+            prop_assert!([0, without.len()].contains(&counts[1]));
+            // Any node that has all votes of the device goes on.
+            prop_assert!(one_vote || with.is_empty() || counts[0] > 0);
+        }
+    }
 }
 
 #[test]
