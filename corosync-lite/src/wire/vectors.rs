@@ -110,6 +110,15 @@ pub(crate) struct Checker {
     pub(crate) messages: Vec<(u32, Message)>,
     /// Number and open message of each sender.
     open: BTreeMap<u32, (u8, Vec<u8>)>,
+    /// Complete messages with their senders.
+    pub(crate) delivered: Vec<(u32, Delivered)>,
+}
+
+/// A message between services.
+#[derive(Debug)]
+pub(crate) enum Delivered {
+    Executive(exec::Message),
+    Sync(sync::Message),
 }
 
 impl Checker {
@@ -196,15 +205,15 @@ impl Checker {
         match message.groups[0] {
             Group::Executive => {
                 zero_executive_holes(&mut expected);
-                exec::Message::decode(&message.body)
-                    .unwrap()
-                    .encode(&mut again);
+                let message = exec::Message::decode(&message.body).unwrap();
+                message.encode(&mut again);
+                self.delivered.push((sender, Delivered::Executive(message)));
             }
             Group::Sync => {
                 zero_sync_holes(&mut expected);
-                sync::Message::decode(&message.body)
-                    .unwrap()
-                    .encode(&mut again);
+                let message = sync::Message::decode(&message.body).unwrap();
+                message.encode(&mut again);
+                self.delivered.push((sender, Delivered::Sync(message)));
             }
             Group::Other(_) => panic!("unknown group"),
         }
