@@ -115,9 +115,11 @@ proptest! {
 
     #[test]
     fn captured_messages_may_end_anywhere(cut in 0usize..400, pick in 0usize..200) {
-        let all = frames("ipc/cs-cmap.hex");
-        let frame = &all[pick % all.len()];
-        let length = cut.min(frame.bytes.len());
-        drop(again("cmap", frame.direction, &Bytes::from(frame.bytes[..length].to_vec())));
+        for service in ["cmap", "cpg", "votequorum"] {
+            let all = frames(&format!("ipc/cs-{service}.hex"));
+            let frame = &all[pick % all.len()];
+            let length = cut.min(frame.bytes.len());
+            drop(again(service, frame.direction, &Bytes::from(frame.bytes[..length].to_vec())));
+        }
     }
 }

@@ -450,5 +450,23 @@ mod tests {
             message.encode(&mut out);
             prop_assert_eq!(exec::Message::decode(&Bytes::from(out)), Ok(message));
         }
+
+        /// Lengths and counts of a message that was right are made wrong, one at a time.
+        #[test]
+        fn damaged_messages_are_refused_or_decode_to_what_encodes(
+            message in message(),
+            at in any::<prop::sample::Index>(),
+            value in prop::sample::select(vec![0, 1, 127, 128, 129, 255]),
+        ) {
+            let mut out = Vec::new();
+            exec::Message::Cpg(message).encode(&mut out);
+            let at = at.index(out.len());
+            out[at] = value;
+            if let Ok(message) = exec::Message::decode(&Bytes::from(out)) {
+                let mut again = Vec::new();
+                message.encode(&mut again);
+                prop_assert_eq!(exec::Message::decode(&Bytes::from(again)), Ok(message));
+            }
+        }
     }
 }

@@ -106,8 +106,19 @@ pub(crate) struct Checker {
     fragments: BTreeMap<(u16, u16), BTreeMap<u8, Vec<u8>>>,
     /// Sequence numbers of ring messages, by ring and sender: later copies are skipped.
     seen: BTreeMap<Vec<u8>, ()>,
+    /// Every message, with its sender.
+    pub(crate) messages: Vec<(u32, Message)>,
     /// Number and open message of each sender.
     open: BTreeMap<u32, (u8, Vec<u8>)>,
+    /// Complete messages with their senders.
+    pub(crate) delivered: Vec<(u32, Delivered)>,
+}
+
+/// A message between services.
+#[derive(Debug)]
+pub(crate) enum Delivered {
+    Executive(exec::Message),
+    Sync(sync::Message),
 }
 
 impl Checker {
@@ -178,10 +189,12 @@ impl Checker {
                 complete.push(Bytes::from(std::mem::take(open)));
             }
         }
-        complete.iter().for_each(|message| self.message(message));
+        for message in &complete {
+            self.message(sender, message);
+        }
     }
 
-    fn message(&mut self, bytes: &Bytes) {
+    fn message(&mut self, sender: u32, bytes: &Bytes) {
         self.counts.messages += 1;
         let message = Message::decode(bytes).unwrap();
         let mut again = Vec::new();
@@ -192,19 +205,20 @@ impl Checker {
         match message.groups[0] {
             Group::Executive => {
                 zero_executive_holes(&mut expected);
-                exec::Message::decode(&message.body)
-                    .unwrap()
-                    .encode(&mut again);
+                let message = exec::Message::decode(&message.body).unwrap();
+                message.encode(&mut again);
+                self.delivered.push((sender, Delivered::Executive(message)));
             }
             Group::Sync => {
                 zero_sync_holes(&mut expected);
-                sync::Message::decode(&message.body)
-                    .unwrap()
-                    .encode(&mut again);
+                let message = sync::Message::decode(&message.body).unwrap();
+                message.encode(&mut again);
+                self.delivered.push((sender, Delivered::Sync(message)));
             }
             Group::Other(_) => panic!("unknown group"),
         }
         assert_eq!(again, expected, "id {:#x?}", &message.body[..4]);
+        self.messages.push((sender, message));
     }
 }
 

@@ -136,28 +136,23 @@ impl Cpg {
         }
     }
 
-    /// Notes a join or leave that comes in an exchange. False: it has no effect until the end of
-    /// that, since nothing is known here of the sender's processes.
-    pub(super) fn note_in_sync(
-        &mut self,
-        sender: NodeId,
-        group: &Group,
-        pid: u32,
-        present: bool,
-    ) -> bool {
-        let lost = self.is_lost(sender);
+    /// Notes a join or leave that comes in an exchange.
+    pub(super) fn note_in_sync(&mut self, sender: NodeId, group: &Group, pid: u32, present: bool) {
         let Some(sync) = &mut self.sync else {
-            return true;
+            return;
         };
         let listed = sync.listed.entry(sender).or_default();
         if listed.len() < LISTED_MAX {
             listed.insert((group.clone(), pid), present);
         }
-        !lost
     }
 
-    /// Whether a node did not share all configurations since the last exchange.
-    fn is_lost(&self, node: NodeId) -> bool {
+    /// Whether a node did not share all configurations since the last exchange that was completed.
+    ///
+    /// What such a node says refers to members that are not the ones known here, so it has no
+    /// effect. It comes before the next exchange is complete, or, when that is broken off, from a
+    /// node that had completed it and is not in the configuration after it.
+    pub(super) fn is_lost(&self, node: NodeId) -> bool {
         node != self.local && !self.survivors.contains(&node)
     }
 

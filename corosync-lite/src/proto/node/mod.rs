@@ -53,7 +53,7 @@ use super::pg::Assembler;
 use super::quorum::{self, Part, Quorum};
 use super::srp::{self, Phase, Srp};
 use super::sync::Sync;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::service::ClientId;
 use crate::service::map::Map;
 use crate::wire::exec::service;
@@ -371,6 +371,3 @@ const fn number(part: Part) -> u16 {
         Part::Votequorum => service::VOTEQUORUM,
     }
 }
-
-/// Why a reload was refused, as the configuration says it.
-pub type ReloadRefusal = config::Refusal;

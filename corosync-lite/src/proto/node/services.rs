@@ -151,7 +151,12 @@ impl Node {
                 self.outputs.push_back(Output::PersistExpectedVotes(votes));
             }
             quorum::Output::Key(key, value) => self.cmap.update(|map| map.set(key, value)),
-            quorum::Output::Log(log) => self.say(words::of_quorum(&log)),
+            quorum::Output::Log(log) => {
+                if let quorum::Log::Changed(status) = &log {
+                    self.log(Log::Quorate(status.quorate));
+                }
+                self.say(words::of_quorum(&log));
+            }
         }
     }
 

@@ -171,7 +171,8 @@ pub enum Output {
     Reload,
     /// Open log files anew.
     ReopenLogs,
-    /// End the daemon: call [`super::Node::leave`], carry out what it puts out, and exit.
+    /// End the daemon: call [`super::Node::leave`], carry out what it puts out until
+    /// [`super::Node::is_stopped`], and exit. When it was killed, it exits without a goodbye.
     Shutdown(ShutdownReason),
     /// Something for the log.
     Log(Log),

@@ -33,7 +33,7 @@ pub(super) fn of_quorum(log: &QuorumLog) -> Line {
             let Status {
                 votes, expected, ..
             } = status;
-            let text = format!("quorum: this partition may act, {votes} of {expected} votes");
+            let text = format!("quorum: {votes} of {expected} votes");
             (Level::Info, text)
         }
         QuorumLog::Changed(status) | QuorumLog::StillInquorate(status) => {
@@ -88,7 +88,7 @@ fn inquorate(status: &Status) -> String {
         short,
         ..
     } = status;
-    let mut text = format!("this partition may not act, {votes} of {expected} votes");
+    let mut text = format!("{votes} of {expected} votes");
     if status.waiting_for_all {
         text.push_str(", waiting until all nodes have been seen once");
     } else if *short > 0 {

@@ -12,6 +12,9 @@ impl Quorum {
         if !self.provider {
             return;
         }
+        if !self.votes.members.contains(&sender) {
+            return self.log(Log::Strange(sender));
+        }
         match message {
             Message::NodeInfo(info) if info.node == NodeId::NONE => {
                 self.handle_device_info(sender, info);
@@ -62,42 +65,46 @@ impl Quorum {
             Some(record) if own => record.flags,
             _ => info.flags,
         };
-        let mut decrease = Decrease::Refused;
         let has = |flag| flags.contains(flag);
         let decided = has(NodeFlags::QUORATE);
-        if decided && !self.votes.quorate && info.expected_votes > 0 {
+        let adopts = decided && !self.votes.quorate && info.expected_votes > 0;
+        if adopts && !self.votes.in_sync {
             // A partition that may act knows what to expect.
-            decrease = Decrease::Allowed;
             self.votes.own_mut().expected = info.expected_votes;
-        }
-        if has(NodeFlags::LEAVING) {
-            decrease = Decrease::ToMembers;
         }
         let expected = if decided || self.settings.tracking {
             info.expected_votes
         } else {
             self.votes.own().expected
         };
+        let state = if has(NodeFlags::LEAVING) {
+            State::Leaving
+        } else {
+            State::Member
+        };
         let record = Record {
-            state: if has(NodeFlags::LEAVING) {
-                State::Leaving
-            } else {
-                State::Member
-            },
+            state,
             votes: info.votes,
             expected,
             flags,
         };
-        self.votes.insert(node, record);
-        if self.votes.in_sync && info.expected_votes > 0 {
-            let said = (decided, info.expected_votes);
-            self.votes.said.insert(node, said);
-        }
         if self.settings.last_man_standing && info.votes > 1 {
             self.settings.last_man_standing = false;
             (self.last_man, self.last_man_off) = (None, true);
             self.log(Log::LastManStandingOff(node));
         }
+        if self.votes.in_sync {
+            // All members settle together what follows from what they said.
+            self.votes.said.insert(node, (flags, info.expected_votes));
+            let expected = before.map_or(expected, |record| record.expected);
+            return self.votes.insert(node, Record { expected, ..record });
+        }
+        self.votes.insert(node, record);
+        let decrease = match (state, adopts) {
+            (State::Leaving, _) => Decrease::ToMembers,
+            (_, true) => Decrease::Allowed,
+            (_, false) => Decrease::Refused,
+        };
         if own || has(NodeFlags::FIRST) || before != Some(record) {
             self.recount(decrease);
         }

@@ -73,7 +73,7 @@ pub enum Log {
     },
     /// The device is excluded by the configuration.
     DeviceExcluded,
-    /// A message that this node should not have sent.
+    /// A message that this node should not have sent; it was ignored.
     Strange(NodeId),
 }
 

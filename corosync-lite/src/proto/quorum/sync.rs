@@ -94,7 +94,8 @@ impl Quorum {
 
     /// A newer configuration comes.
     pub fn sync_abort(&mut self) {
-        // Records that have arrived are right; those of nodes that go are marked by the next one.
+        // Votes that have arrived are right. What follows from them is for all to settle.
+        self.votes.said.clear();
         self.device.holds_sync = false;
     }
 

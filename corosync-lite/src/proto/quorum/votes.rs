@@ -97,8 +97,9 @@ pub(super) struct Votes {
     pub(super) previous: Vec<NodeId>,
     /// Since then somebody has come.
     grown: bool,
-    /// What members said in this synchronisation: whether they were quorate, and what they expect.
-    pub(super) said: BTreeMap<NodeId, (bool, u32)>,
+    /// What members said in this synchronisation: their flags, and the votes that they expect.
+    /// It has no effect if the synchronisation does not end.
+    pub(super) said: BTreeMap<NodeId, (NodeFlags, u32)>,
     /// From the announcement of a configuration until everything of it is known.
     pub(super) in_sync: bool,
 }
@@ -268,18 +269,27 @@ impl Votes {
 
     /// The end of a synchronisation: counts again, and decides.
     pub(super) fn settle(&mut self, rules: &Settings) {
-        let said = |quorate: bool| {
-            let those = self.said.values().filter(|said| said.0 || !quorate);
-            those.map(|said| said.1).max()
-        };
+        let said = std::mem::take(&mut self.said);
+        let has = |flag| move |(flags, _): &&(NodeFlags, u32)| flags.contains(flag);
+        let most = |of: NodeFlags| said.values().filter(has(of)).map(|said| said.1).max();
         // Who remembers the most votes ever expected insists on them.
-        let agreed = said(true).filter(|_| !rules.tracking).or(said(false));
+        let agreed = most(NodeFlags::QUORATE).filter(|_| !rules.tracking);
+        let agreed = agreed.or(most(NodeFlags::default()));
         self.expect(agreed.unwrap_or(0));
-        self.recount(rules, Decrease::Allowed);
+        let mut decided = said.values().filter(has(NodeFlags::QUORATE));
+        if self.waiting && decided.any(|said| !has(NodeFlags::WAIT_FOR_ALL)(&said)) {
+            self.set_waiting(false);
+        }
+        let leaves = said.values().any(|said| has(NodeFlags::LEAVING)(&said));
+        let decrease = if leaves {
+            Decrease::ToMembers
+        } else {
+            Decrease::Allowed
+        };
+        self.recount(rules, decrease);
         self.decide(rules);
         self.in_sync = false;
         self.grown = false;
-        self.said.clear();
     }
 
     fn decide(&mut self, rules: &Settings) {

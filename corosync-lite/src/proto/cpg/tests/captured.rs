@@ -1,7 +1,11 @@
-//! Conversations of the original with its clients: the same requests have the same answers.
+//! Conversations of the original with its clients, and what it sends to other nodes for them: the
+//! same requests have the same answers and the same messages.
 
+use super::super::request::source;
 use super::*;
 use crate::qb::vectors::{Direction, Frame, frames};
+use crate::wire::vectors::{Checker, capture};
+use crate::wire::{exec, pg};
 
 /// One connection of a capture, from its first request to finalize.
 struct Run {
@@ -179,4 +183,102 @@ fn conversations_with_another_node_are_the_same() {
         assert_eq!(run.desk.events.len(), 1);
     }
     assert!(events > 50, "{events}");
+}
+
+/// The messages of this service in a capture.
+fn sent(name: &str) -> Vec<(NodeId, Message)> {
+    let mut checker = Checker::default();
+    for datagram in capture(&format!("{name}.pcap.gz")) {
+        if name.starts_with("knet") {
+            checker.knet(&datagram.payload);
+        } else {
+            checker.srp(&datagram.payload);
+        }
+    }
+    let messages = checker.messages.into_iter();
+    let to_services = messages.filter(|(_, message)| message.groups == [pg::Group::Executive]);
+    let decoded = to_services
+        .map(|(sender, message)| (sender, exec::Message::decode(&message.body).unwrap()));
+    let of_cpg = decoded.filter_map(|(sender, message)| match message {
+        exec::Message::Cpg(message) => Some((NodeId(sender), message)),
+        _ => None,
+    });
+    of_cpg.collect()
+}
+
+/// Makes a local client do what makes the node send a message.
+fn provoke(desk: &mut Desk, message: &Message) {
+    let request = match message {
+        Message::Join(process) => Request::Join {
+            group: Group::new(&process.group).unwrap(),
+            pid: process.pid,
+            flags: 0,
+        },
+        Message::Leave(process) if process.reason == wire::Reason::ProcessDown => {
+            return desk.cpg.client_gone(A);
+        }
+        Message::Leave(process) => Request::Leave {
+            group: Group::new(&process.group).unwrap(),
+            pid: process.pid,
+        },
+        Message::Mcast(mcast) => Request::Mcast {
+            guarantee: 2,
+            data: mcast.payload.clone(),
+        },
+        Message::Partial(partial) => Request::PartialMcast {
+            guarantee: 2,
+            length: partial.total,
+            part: match partial.piece {
+                Piece::First => Part::First,
+                Piece::Continued => Part::Middle,
+                Piece::Last => Part::Last,
+            },
+            data: partial.payload.clone(),
+        },
+        Message::Joinlist(_) | Message::Downlist(_) => panic!("not sent for a client"),
+    };
+    desk.cpg.handle_request(A, request);
+}
+
+/// The message with the connection that ours has: it means nothing to other nodes.
+fn with_our_source(mut message: Message) -> Message {
+    let ours = source(LOCAL, A);
+    match &mut message {
+        Message::Mcast(mcast) => mcast.source = ours,
+        Message::Partial(partial) => partial.source = ours,
+        _ => (),
+    }
+    message
+}
+
+#[test]
+fn messages_for_clients_are_the_same() {
+    for (name, parts) in [("knet-cpg10", 0), ("udpu-cpg1m", 2), ("knet-cpg1m", 2)] {
+        let mut desk = Desk::new();
+        let (mut own, mut seen_parts) = (0, 0);
+        for (sender, message) in sent(name) {
+            if matches!(message, Message::Downlist(_) | Message::Joinlist(_)) {
+                continue;
+            }
+            if sender == LOCAL {
+                provoke(&mut desk, &message);
+                desk.drain();
+                let sent = desk.ordinary.pop_front().expect("a message");
+                assert_eq!(sent, with_our_source(message.clone()), "{name}");
+                own += 1;
+            }
+            seen_parts += usize::from(matches!(message, Message::Partial(_)));
+            desk.hear(sender, message);
+        }
+        assert!(own >= 3, "{name}: {own}");
+        assert_eq!(seen_parts, parts, "{name}");
+        assert_eq!(desk.logs, [], "{name}");
+        assert_eq!(
+            desk.cpg
+                .processes()
+                .filter(|(_, node, _)| *node == LOCAL)
+                .count(),
+            0
+        );
+    }
 }

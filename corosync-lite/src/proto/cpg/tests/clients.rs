@@ -25,7 +25,7 @@ fn the_ring_follows_the_own_join_and_no_one_elses() {
     assert_eq!(desk.events(), []);
     desk.pump();
     let joined = confchg("g", &[(1, 7)], &[], &[at(1, 7, Reason::Join)]);
-    assert_eq!(desk.events(), [(A, joined), (A, totem(4, &[1]))]);
+    assert_eq!(desk.events(), [(A, joined), (A, totem(4, &[1, 2]))]);
 }
 
 #[test]

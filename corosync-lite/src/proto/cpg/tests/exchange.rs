@@ -6,7 +6,7 @@ const THIRD: NodeId = NodeId(3);
 
 /// A member of a group, alone or with processes of others that were listed in an exchange.
 fn member(others: &[(NodeId, &[(&str, u32)])]) -> Desk {
-    let mut desk = Desk::new();
+    let mut desk = Desk::among(&[LOCAL]);
     desk.join(A, "g", 7, 0);
     desk.pump();
     if !others.is_empty() {
@@ -46,7 +46,7 @@ fn the_exchange_lists_own_processes_and_lost_nodes() {
 
 #[test]
 fn without_processes_there_is_no_list() {
-    let mut desk = Desk::new();
+    let mut desk = Desk::among(&[LOCAL]);
     desk.cpg.sync_init(&[LOCAL], &[LOCAL], ring(12));
     desk.cpg.sync_process();
     desk.drain();
@@ -59,7 +59,7 @@ fn without_processes_there_is_no_list() {
 
 #[test]
 fn a_long_list_takes_several_messages() {
-    let mut desk = Desk::new();
+    let mut desk = Desk::among(&[LOCAL]);
     for pid in 0..7001 {
         desk.hear(LOCAL, join_message("g", pid));
     }
@@ -248,4 +248,27 @@ fn lists_for_clients_have_a_longest_length() {
         })
         .collect();
     assert_eq!(lengths, [(128, 128), (128, 128), (128, 44), (0, 0)]);
+    let group = group("g");
+    let Response::Membership(members) = desk.ask(B, Request::Membership { group }) else {
+        panic!("another response");
+    };
+    assert_eq!(members.len(), 128);
+}
+
+#[test]
+fn who_went_another_way_has_no_effect_before_the_exchange_is_complete() {
+    let mut desk = member(&[(OTHER, &[("g", 9)])]);
+    desk.cpg.sync_init(&[LOCAL, OTHER], &[LOCAL], ring(12));
+    desk.cpg.sync_abort();
+    // It had completed the exchange, and went on.
+    desk.hear(OTHER, mcast_message("g", 9, "x"));
+    desk.hear(OTHER, part_message("g", 9, Piece::First, 2, "x"));
+    desk.hear(OTHER, join_message("g", 10));
+    desk.hear(OTHER, leave_message("g", 9, wire::Reason::Leave));
+    assert_eq!(of_member(&mut desk), []);
+    assert_eq!(desk.logs.len(), 2);
+    desk.configure(&[LOCAL], &[LOCAL], ring(16), &[]);
+    let left = [at(2, 9, Reason::NodeDown)];
+    let expected = [confchg("g", &[(1, 7)], &left, &[]), totem(16, &[1])];
+    assert_eq!(of_member(&mut desk), expected);
 }

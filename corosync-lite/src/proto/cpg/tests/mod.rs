@@ -10,8 +10,10 @@ mod messages;
 use bytes::Bytes;
 
 use super::*;
-use crate::service::cpg::IterKind;
-use crate::wire::cpg::{JoinlistEntry, Process as WireProcess};
+use crate::service::Status;
+use crate::service::cpg::{IterKind, MESSAGE_MAX, Part};
+use crate::wire::cpg::{JoinlistEntry, Piece, Process as WireProcess};
+use crate::wire::exec::Source;
 
 const LOCAL: NodeId = NodeId(1);
 const OTHER: NodeId = NodeId(2);
@@ -49,8 +51,12 @@ struct Desk {
 }
 
 impl Desk {
-    /// A node that has finished its first synchronization, with two connections.
+    /// A node in a configuration with another one, with two connections.
     fn new() -> Self {
+        Self::among(&[LOCAL, OTHER])
+    }
+
+    fn among(members: &[NodeId]) -> Self {
         let mut desk = Self {
             cpg: Cpg::new(LOCAL),
             ordinary: VecDeque::new(),
@@ -59,7 +65,7 @@ impl Desk {
             events: VecDeque::new(),
             logs: Vec::new(),
         };
-        desk.configure(&[LOCAL], &[LOCAL], ring(4), &[]);
+        desk.configure(members, &[LOCAL], ring(4), &[]);
         desk.cpg.client_connected(A);
         desk.cpg.client_connected(B);
         desk

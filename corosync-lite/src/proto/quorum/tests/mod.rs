@@ -1,6 +1,8 @@
 //! Tests of quorum: configurations as text, and the cores of whole clusters.
 
+mod captures;
 mod conversations;
+mod device;
 mod net;
 mod options;
 mod simulated;

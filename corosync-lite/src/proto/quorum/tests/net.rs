@@ -97,6 +97,8 @@ pub(super) struct Net {
     pub(super) setup: Setup,
     pub(super) peers: BTreeMap<u32, Peer>,
     pub(super) now: Instant,
+    /// Ordinary messages with their senders, in their order.
+    pub(super) sent: Vec<(u32, Message)>,
     tracked: BTreeMap<u32, u32>,
     next_ring: u64,
     chance: u64,
@@ -110,6 +112,7 @@ impl Net {
             setup,
             peers: BTreeMap::new(),
             now: start(),
+            sent: Vec::new(),
             tracked: BTreeMap::new(),
             next_ring: 5,
             chance: seed,
@@ -255,6 +258,9 @@ impl Net {
             let sender = ids[(first + offset) % ids.len()];
             if let Some(message) = queue(self.peer(sender)) {
                 let message = over_the_wire(message);
+                if lane == Lane::Ordinary {
+                    self.sent.push((sender, message.clone()));
+                }
                 for id in ids {
                     let peer = self.peer(*id);
                     peer.core.handle_message(NodeId(sender), message.clone());
@@ -323,7 +329,7 @@ impl Net {
 }
 
 #[expect(clippy::disallowed_methods, reason = "any start will do")]
-pub(super) fn start() -> Instant {
+fn start() -> Instant {
     Instant::now()
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::{Conflict, Log, Quorum};
 use super::Setup;
 use super::net::Net;
+use crate::proto::srp::Lane;
 use crate::service::cmap::Raw;
 use crate::service::votequorum::{Event, Request, Response};
 use crate::service::{ClientId, Status, TRACK_CHANGES};
@@ -155,6 +156,24 @@ fn who_loses_quorum_waits_again_until_told_not_to() {
             .logs
             .contains(&Log::WaitForAllCancelled(NodeId(2)))
     );
+}
+
+#[test]
+fn an_aborted_synchronisation_releases_nobody() {
+    let mut net = Net::up(Setup::new(3, &["wait_for_all: 1"]));
+    (1..=3).for_each(|id| net.form(&[id]));
+    assert_eq!(net.call(2, expect(1)), Response::Done(Status::OK));
+    assert!(net.quorate(2));
+    let attempt = [2, 3];
+    net.begin(&attempt);
+    net.process(&attempt);
+    while net.deliver_one(&attempt, Lane::Sync) {}
+    net.peer(3).core.sync_abort();
+    net.form(&[1, 3]);
+    assert!(!net.quorate(1) && !net.quorate(3));
+    assert_eq!(net.status(3).expected, 3);
+    net.form(&[2, 3]);
+    assert!(net.quorate(3));
 }
 
 #[test]
@@ -486,5 +505,5 @@ fn without_a_provider_everything_is_quorate_and_nothing_is_sent() {
     let said = net.peer(1).said.clone().expect("an announcement");
     assert_eq!((said.0, said.1), (true, vec![NodeId(1)]));
     assert!(net.status(1).quorate);
-    assert!(!net.deliver_one(&[1], crate::proto::srp::Lane::Sync));
+    assert!(!net.deliver_one(&[1], Lane::Sync));
 }

@@ -9,6 +9,9 @@ use super::Setup;
 use super::net::Net;
 use crate::proto::srp::Lane;
 use crate::service::votequorum::Request;
+use crate::service::{ClientId, RingId};
+use crate::wire::NodeId;
+use crate::wire::votequorum::{Message, NodeFlags, NodeInfo, Parameter};
 
 /// Something that happens.
 #[derive(Clone, Debug)]
@@ -249,6 +252,59 @@ impl World {
     }
 }
 
+/// Messages with numbers that no sane node sends.
+fn message() -> impl Strategy<Value = Message> {
+    let number = || prop_oneof![0_u32..4, Just(u32::MAX), any::<u32>()];
+    let parameters = vec![
+        Parameter::ExpectedVotes,
+        Parameter::Votes,
+        Parameter::CancelWaitForAll,
+    ];
+    let name = || prop::sample::select(vec!["", "A", "B"]).prop_map(Into::into);
+    prop_oneof![
+        (number(), number(), number(), 0_u32..256).prop_map(|(node, votes, expected, flags)| {
+            Message::NodeInfo(NodeInfo {
+                node: NodeId(node),
+                votes,
+                expected_votes: expected,
+                flags: NodeFlags(flags),
+            })
+        }),
+        (number(), number(), prop::sample::select(parameters)).prop_map(
+            |(node, value, parameter)| Message::Reconfigure {
+                node: NodeId(node),
+                value,
+                parameter,
+            }
+        ),
+        (any::<bool>(), name()).prop_map(|(registered, name)| Message::Device { registered, name }),
+        (name(), name()).prop_map(|(old, new)| Message::DeviceRename { old, new }),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let number = || prop_oneof![0_u32..4, Just(u32::MAX), any::<u32>()];
+    let name = || prop::sample::select(vec!["", "A", "B"]).prop_map(str::to_owned);
+    let ring = (0_u32..3, 0_u64..30).prop_map(|(nodeid, seq)| RingId { nodeid, seq });
+    prop_oneof![
+        number().prop_map(|nodeid| Request::GetInfo { nodeid }),
+        number().prop_map(|votes| Request::SetExpected { votes }),
+        (number(), number()).prop_map(|(nodeid, votes)| Request::SetVotes { nodeid, votes }),
+        (any::<u64>(), 0_u32..8)
+            .prop_map(|(context, flags)| Request::TrackStart { context, flags }),
+        Just(Request::TrackStop),
+        name().prop_map(|name| Request::DeviceRegister { name }),
+        name().prop_map(|name| Request::DeviceUnregister { name }),
+        (name(), name()).prop_map(|(old, new)| Request::DeviceUpdate { old, new }),
+        (name(), any::<bool>(), ring).prop_map(|(name, cast_vote, ring)| Request::DevicePoll {
+            name,
+            cast_vote,
+            ring,
+        }),
+        (name(), any::<bool>()).prop_map(|(name, allow)| Request::DeviceMasterWins { name, allow }),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -285,6 +341,33 @@ proptest! {
         for step in &steps {
             world.step(step);
             world.check_agreement()?;
+        }
+    }
+
+    /// Whatever members and clients say, the core goes on, and each call has one answer at most.
+    #[test]
+    fn anything_received_is_taken(
+        setup in any_setup(),
+        received in prop::collection::vec((1_u32..4, message(), request()), 1..40),
+    ) {
+        let mut net = Net::together(setup);
+        let calls = received.len();
+        for (sender, message, request) in received {
+            let now = net.now;
+            let peer = net.peer(1);
+            peer.core.handle_message(NodeId(sender), message);
+            peer.core.handle_votequorum_request(now, ClientId(1), request);
+            peer.drain();
+        }
+        prop_assert!(net.peer(1).responses.len() <= calls);
+        for group in [vec![1, 2], vec![1]] {
+            net.begin(&group);
+            net.process(&group);
+            while net.deliver_one(&group, Lane::Sync) {}
+            // Longer than anybody waits for a device.
+            net.sleep(std::time::Duration::from_secs(60));
+            prop_assert!(net.held(&group).is_empty());
+            net.activate(&group);
         }
     }
 }
