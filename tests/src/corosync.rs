@@ -33,6 +33,24 @@ const HARMLESS: [&str; 6] = [
     "Denied connection, corosync is not ready",
 ];
 
+/// How packets of the ring travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Kronosnet: several links, encryption.
+    Knet,
+    /// Plain UDP, one packet for each receiver.
+    Udpu,
+}
+
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Knet => "knet",
+            Self::Udpu => "udpu",
+        }
+    }
+}
+
 /// What is written to `corosync.conf`.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -46,6 +64,14 @@ pub struct Settings {
     pub token: Duration,
     /// Encrypt and sign, with a key that all nodes have.
     pub encrypted: bool,
+    /// How packets travel.
+    pub transport: Transport,
+    /// Links that are used; udpu has one.
+    pub links: usize,
+    /// Bytes of the key.
+    pub key: Vec<u8>,
+    /// Further lines of the section `logging`.
+    pub logging: Vec<String>,
     /// Further lines of the section `totem`.
     pub totem: Vec<String>,
     /// Further lines of the section `quorum`.
@@ -62,6 +88,11 @@ impl Settings {
             nodes: (1..=count).collect(),
             token: Duration::from_secs(1),
             encrypted: true,
+            transport: Transport::Knet,
+            links: LINKS,
+            // Secret enough for networks that end within this machine, and the same on all hosts.
+            key: (0..=255).collect(),
+            logging: Vec::new(),
             totem: Vec::new(),
             quorum: Vec::new(),
         }
@@ -80,13 +111,17 @@ impl Settings {
             out,
             "logging {{\n  debug: off\n  timestamp: hires\n  to_stderr: yes"
         )?;
-        writeln!(out, "  to_syslog: no\n}}\n\nnodelist {{")?;
+        writeln!(out, "  to_syslog: no")?;
+        for line in &self.logging {
+            writeln!(out, "  {line}")?;
+        }
+        writeln!(out, "}}\n\nnodelist {{")?;
         for id in &self.nodes {
             writeln!(
                 out,
                 "  node {{\n    name: n{id}\n    nodeid: {id}\n    quorum_votes: 1"
             )?;
-            for link in 0..LINKS {
+            for link in 0..self.links {
                 writeln!(out, "    ring{link}_addr: {}", address(*id, link))?;
             }
             writeln!(out, "  }}")?;
@@ -97,12 +132,13 @@ impl Settings {
         }
         writeln!(out, "}}\n\ntotem {{\n  cluster_name: {}", self.cluster_name)?;
         writeln!(out, "  config_version: {}", self.config_version)?;
-        for link in 0..LINKS {
+        for link in 0..self.links {
             writeln!(out, "  interface {{\n    linknumber: {link}\n  }}")?;
         }
         writeln!(
             out,
-            "  ip_version: ipv4-6\n  link_mode: passive\n  transport: knet"
+            "  ip_version: ipv4-6\n  link_mode: passive\n  transport: {}",
+            self.transport.name()
         )?;
         let security = if self.encrypted {
             ("aes256", "sha256")
@@ -136,8 +172,7 @@ impl Settings {
         let dir = host.disk("etc/corosync");
         fs::write(dir.join("corosync.conf"), self.render())?;
         let key = dir.join("authkey");
-        // Secret enough for networks that end within this machine, and the same on all hosts.
-        fs::write(&key, (0..=255).collect::<Vec<u8>>())?;
+        fs::write(&key, &self.key)?;
         fs::set_permissions(&key, fs::Permissions::from_mode(0o400))
             .with_context(|| format!("cannot protect {}", key.display()))
     }

@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod files;
 pub mod lab;
 pub mod load;
+pub mod mixed;
 pub mod process;
 pub mod sample;
 pub mod sim;

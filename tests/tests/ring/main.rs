@@ -1,0 +1,9 @@
+//! Rings of Corosync and corosync-lite.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "functions that tests share fail the test as tests do"
+)]
+
+mod matrix;
+mod support;
