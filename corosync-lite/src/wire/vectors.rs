@@ -88,6 +88,15 @@ fn datagram(ip: &[u8], fragments: &mut BTreeMap<(u32, u16), Vec<u8>>) -> Option<
     })
 }
 
+/// Messages between services in a capture of `knet` without encryption, and who sent them.
+pub(crate) fn executive(name: &str) -> Vec<(u32, exec::Message)> {
+    let mut checker = Checker::default();
+    for datagram in capture(name) {
+        checker.knet(&datagram.payload);
+    }
+    checker.executive
+}
+
 /// What was seen in a capture.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -108,6 +117,8 @@ pub(crate) struct Checker {
     seen: BTreeMap<Vec<u8>, ()>,
     /// Number and open message of each sender.
     open: BTreeMap<u32, (u8, Vec<u8>)>,
+    /// Messages between services and who sent them, in the order of the capture.
+    pub(crate) executive: Vec<(u32, exec::Message)>,
 }
 
 impl Checker {
@@ -178,10 +189,12 @@ impl Checker {
                 complete.push(Bytes::from(std::mem::take(open)));
             }
         }
-        complete.iter().for_each(|message| self.message(message));
+        for message in complete {
+            self.message(sender, &message);
+        }
     }
 
-    fn message(&mut self, bytes: &Bytes) {
+    fn message(&mut self, sender: u32, bytes: &Bytes) {
         self.counts.messages += 1;
         let message = Message::decode(bytes).unwrap();
         let mut again = Vec::new();
@@ -192,9 +205,9 @@ impl Checker {
         match message.groups[0] {
             Group::Executive => {
                 zero_executive_holes(&mut expected);
-                exec::Message::decode(&message.body)
-                    .unwrap()
-                    .encode(&mut again);
+                let message = exec::Message::decode(&message.body).unwrap();
+                message.encode(&mut again);
+                self.executive.push((sender, message));
             }
             Group::Sync => {
                 zero_sync_holes(&mut expected);

@@ -4,8 +4,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Transport;
+use crate::config::test_host::TestHost;
+use crate::config::{Config, Transport};
+use crate::proto::knet;
 use crate::qb::vectors::{Direction, frames};
+use crate::wire::exec;
+use crate::wire::vectors::executive;
 
 const LOCAL: NodeId = NodeId(1);
 const PEER: NodeId = NodeId(2);
@@ -176,6 +180,54 @@ fn answers_are_those_of_the_original() {
     assert_eq!(compared, 13);
 }
 
+/// Commands that real nodes sent to each other.
+fn captured(name: &str) -> Vec<(NodeId, Message)> {
+    let messages = executive(name).into_iter();
+    let commands = messages.filter_map(|(sender, message)| match message {
+        exec::Message::Cfg(message) => Some((NodeId(sender), message)),
+        _ => None,
+    });
+    commands.collect()
+}
+
+#[test]
+fn commands_of_real_nodes_are_done_and_sent() {
+    let commands = captured("knet-cfg-kill-shutdown.pcap.gz");
+    let done_by = |local| {
+        let mut cfg = Cfg::new(NodeId(local));
+        for (sender, message) in &commands {
+            cfg.handle_message(*sender, message);
+        }
+        std::iter::from_fn(move || cfg.poll_output())
+            .filter(|output| !matches!(output, Output::Log(_)))
+            .collect::<Vec<_>>()
+    };
+    let (killer, kill) = &commands[0];
+    let Message::KillNode { reason, .. } = kill else {
+        panic!("{commands:?}");
+    };
+    let killed = Output::Killed {
+        by: *killer,
+        reason: printable(reason),
+    };
+    assert_eq!(done_by(1), []);
+    assert_eq!(done_by(2), [Output::Shutdown]);
+    assert_eq!(done_by(3), [killed]);
+    // The same request makes the same message.
+    let mut setup = Setup::new();
+    setup.view.members.push(NodeId(3));
+    let request = Request::KillNode {
+        nodeid: 3,
+        reason: printable(reason),
+    };
+    assert_eq!(setup.ask(1, request)[0], mcast(kill.clone()));
+    let reloads = captured("knet-reload-add-link.pcap.gz");
+    let own: Vec<_> = reloads.iter().map(|(sender, _)| *sender).collect();
+    assert_eq!(own, [LOCAL]);
+    let (sender, reload) = &reloads[0];
+    assert_eq!(setup.deliver(*sender, reload), [Output::Reload]);
+}
+
 /// What `corosync-cfgtool -s` and `-n` read on two nodes.
 #[test]
 fn states_of_links_are_those_of_the_original() {
@@ -228,6 +280,70 @@ fn links_are_shown_as_they_are() {
         (link.source.as_str(), link.destination.as_str()),
         ("10.77.0.2", "")
     );
+}
+
+#[test]
+fn a_configuration_and_a_transport_make_a_view() {
+    let text = "totem {\n version: 2\n transport: T\n}\nnodelist {\n node {\n  nodeid: 2\n  \
+        name: n2\n  ring0_addr: 10.77.0.2\n  ring1_addr: 10.77.1.2\n }\n node {\n  nodeid: 1\n  \
+        name: n1\n  ring0_addr: 10.77.0.1\n  ring1_addr: 10.77.1.1\n }\n}\n";
+    let read = |transport| {
+        let text = text.replace('T', transport);
+        Config::read(text.as_bytes(), &TestHost).unwrap()
+    };
+    let config = read("knet");
+    let link = |link, up| knet::LinkStatus {
+        host: PEER,
+        link,
+        remote: "10.77.0.2:5405".parse().unwrap(),
+        up,
+        usable: up,
+        latency: None,
+        mtu: 1500,
+        data_room: 1397,
+        ups: 0,
+        downs: 0,
+        traffic: knet::Traffic::default(),
+    };
+    let members = BTreeSet::from([LOCAL]);
+    let mut view = FromConfig {
+        local: LOCAL,
+        config: &config,
+        members: &members,
+        links: vec![link(0, false), link(1, true)],
+        shutdown_timeout_ms: None,
+    };
+    let expected = ["0 10.77.0.1", "1 10.77.1.1"].map(str::to_owned);
+    let rings = view::ring_status(&view);
+    assert_eq!(
+        rings,
+        expected
+            .into_iter()
+            .zip(["n1", "n3"].map(str::to_owned))
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(view.shutdown_timeout(), TIMEOUT);
+    assert!(view.is_reachable(PEER) && !view.is_member(PEER));
+    view.links.clear();
+    view.shutdown_timeout_ms = Some(70);
+    assert!(!view.is_reachable(PEER) && view.is_reachable(LOCAL));
+    assert_eq!(view.shutdown_timeout(), Duration::from_millis(70));
+    // Without links all that is known is the ring.
+    let text = text
+        .replace("  ring1_addr: 10.77.1.2\n", "")
+        .replace("  ring1_addr: 10.77.1.1\n", "");
+    let config = Config::read(text.replace('T', "udpu").as_bytes(), &TestHost).unwrap();
+    view.config = &config;
+    let status = view::node_status(PEER, &view).unwrap();
+    assert_eq!(
+        (
+            status.reachable,
+            status.links[0].connected,
+            status.links[0].mtu
+        ),
+        (false, false, 1500)
+    );
+    assert!(view::node_status(LOCAL, &view).unwrap().reachable);
 }
 
 #[test]
