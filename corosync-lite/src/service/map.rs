@@ -111,6 +111,12 @@ impl Map {
         }
     }
 
+    /// Whether somebody wants to be told of statistics.
+    pub fn tracks_statistics(&self) -> bool {
+        let mut clients = self.clients.values();
+        clients.any(|client| client.statistics && !client.trackers.is_empty())
+    }
+
     /// Which of the two maps a client looks at.
     pub fn looks_at_statistics(&self, client: ClientId) -> bool {
         self.clients
