@@ -39,7 +39,7 @@ use nix::sys::time::TimeSpec;
 use crate::clock;
 use crate::daemon::logging::{Log, Settings};
 use crate::net::{AddressWatch, Change, Failure, Inbox, Sockets, bind};
-use crate::proto::node::{Node, Output, ShutdownReason, SocketId};
+use crate::proto::node::{Node, Output, Pause, ShutdownReason, SocketId};
 use crate::qb::Server;
 use crate::store::{StateStore, StoreError};
 use clients::{Clients, Taken};
@@ -498,18 +498,21 @@ impl Runtime {
     }
 
     /// Says so when the process did not run when it should have.
-    fn tell_pause(&self, deadline: Option<Instant>, now: Instant) {
+    fn tell_pause(&mut self, deadline: Option<Instant>, now: Instant) {
         let token = u64::from(self.node.config().totem.timers.token);
         let threshold = Duration::from_millis(token).mul_f32(0.8);
         let late = deadline.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        if late > threshold {
-            tracing::warn!(
-                target: "MAIN",
-                "Corosync main process was not scheduled for {:.4} ms (threshold is {:.4} ms). \
-                 Consider token timeout increase.",
-                late.as_secs_f64() * 1e3,
-                threshold.as_secs_f64() * 1e3
-            );
+        if late <= threshold {
+            return;
         }
+        let length_ms = late.as_secs_f32() * 1e3;
+        tracing::warn!(
+            target: "MAIN",
+            "Corosync main process was not scheduled for {length_ms:.4} ms (threshold is {:.4} \
+             ms). Consider token timeout increase.",
+            threshold.as_secs_f32() * 1e3
+        );
+        let at_ms = u64::try_from(clock::since_1970().as_millis()).unwrap_or(u64::MAX);
+        self.node.note_pause(Pause { at_ms, length_ms });
     }
 }
