@@ -49,6 +49,8 @@ pub use signals::Signals;
 
 /// Batches of datagrams taken from one socket in one turn.
 const BATCHES_PER_TURN: usize = 8;
+/// The same for datagrams to all nodes: more than a ring has on its way at a time.
+const MULTICAST_BATCHES_PER_TURN: usize = 512;
 /// Events of clients taken in one turn.
 const CLIENT_EVENTS_PER_TURN: usize = 64;
 /// How often sockets that could not be opened are tried again, if the kernel does not say that an
@@ -255,7 +257,7 @@ impl Runtime {
         }
         // The token must not overtake what was sent to all before it.
         let batches = if id == SocketId::Multicast {
-            usize::MAX
+            MULTICAST_BATCHES_PER_TURN
         } else {
             BATCHES_PER_TURN
         };
@@ -312,9 +314,11 @@ impl Runtime {
         for _ in 0..SEND_ROUNDS {
             self.carry_out(now)?;
             if !self.outbox.send(&self.sockets, &mut self.node, now) {
-                break;
+                return Ok(());
             }
         }
+        // Everything fails, and is tried again: others come first.
+        self.is_behind = true;
         Ok(())
     }
 
