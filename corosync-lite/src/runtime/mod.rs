@@ -124,7 +124,6 @@ pub struct Runtime {
     /// Clients did something since they were last looked at.
     clients_wait: bool,
     is_serving: bool,
-    is_quorate: bool,
     end: Option<End>,
 }
 
@@ -173,7 +172,6 @@ impl Runtime {
             is_behind: false,
             clients_wait: false,
             is_serving: false,
-            is_quorate: false,
             end: None,
         };
         this.sockets.set(this.node.sockets());
@@ -190,10 +188,6 @@ impl Runtime {
         self.node.start(clock::now());
         self.settle(clock::now())?;
         loop {
-            if self.is_quorate != self.node.is_quorate() {
-                self.is_quorate = !self.is_quorate;
-                words::quorate(self.is_quorate);
-            }
             if !self.is_serving && self.node.is_synchronized() {
                 self.is_serving = true;
                 self.clients.open();
