@@ -9,6 +9,7 @@ pub mod files;
 pub mod lab;
 pub mod load;
 pub mod process;
+pub mod ringbench;
 pub mod sample;
 pub mod sim;
 pub mod wait;
