@@ -6,6 +6,7 @@ pub mod compare;
 pub mod corosync;
 pub mod daemon;
 pub mod files;
+pub mod fuzz;
 pub mod lab;
 pub mod load;
 pub mod process;

@@ -27,7 +27,7 @@ const REST_MS: u64 = 25;
 /// When the ring does not form, a message is lost, doubled or out of order, or a daemon ends.
 pub fn session(side: &Side, nodes: usize, plan: &Plan, sheet: &mut Sheet) -> Result<()> {
     let mut session = Session {
-        ring: Ring::new(side, nodes, plan.token)?,
+        ring: Ring::new(side, nodes, plan.token_of(nodes))?,
         plan,
         sheet,
         run: 0,
@@ -75,6 +75,7 @@ impl Session<'_> {
         }
         let seen = self.await_members(&nodes, nodes.len())?;
         self.note("form", "ms", Better::Lower, latest_ms(&seen, start));
+        self.ring.set_steady(true);
         Ok(())
     }
 
@@ -228,6 +229,7 @@ impl Session<'_> {
         let Some((victim, others)) = nodes.split_last() else {
             return Ok(());
         };
+        self.ring.set_steady(false);
         let start = nanos(machine_clock());
         self.ring.kill_daemon(*victim);
         let seen = self.await_members(others, others.len())?;

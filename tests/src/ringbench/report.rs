@@ -69,6 +69,7 @@ pub struct Row {
 pub struct Report {
     names: [String; 2],
     rows: Vec<Row>,
+    failures: Vec<String>,
 }
 
 impl Report {
@@ -78,14 +79,33 @@ impl Report {
         Self {
             names,
             rows: Vec::new(),
+            failures: Vec::new(),
         }
+    }
+
+    /// Adds something that went wrong.
+    pub fn fail(&mut self, text: String) {
+        self.failures.push(text);
+    }
+
+    /// What went wrong: measurements behind it are missing in the medians.
+    #[must_use]
+    pub fn failures(&self) -> &[String] {
+        &self.failures
     }
 
     /// Adds the values of both daemons on rings of one size.
     pub fn add(&mut self, nodes: usize, sheets: &[Sheet; 2]) {
         let [first, second] = sheets;
-        for (metric, values) in &first.rows {
-            let (a, b) = (values.clone(), second.values(metric).to_vec());
+        let only_second = second
+            .rows
+            .iter()
+            .filter(|(metric, _)| first.values(metric).is_empty());
+        for (metric, _) in first.rows.iter().chain(only_second) {
+            let (a, b) = (
+                first.values(metric).to_vec(),
+                second.values(metric).to_vec(),
+            );
             self.rows.push(Row {
                 nodes,
                 metric: metric.clone(),
@@ -143,6 +163,10 @@ impl fmt::Display for Report {
                 shown(median(&row.second)),
                 row.metric.unit,
             )?;
+        }
+        for failure in &self.failures {
+            let line = failure.lines().next().unwrap_or_default();
+            writeln!(f, "FAILED: {line}")?;
         }
         write!(
             f,

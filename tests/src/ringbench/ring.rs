@@ -31,6 +31,8 @@ pub struct Ring {
     lab: Lab,
     incoming: Receiver<Incoming>,
     side: Side,
+    /// Whether a change of the membership is a failure.
+    steady: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,7 @@ impl Ring {
             lab,
             incoming,
             side: side.clone(),
+            steady: false,
         };
         while !programs.is_empty() {
             let incoming = ring.incoming.recv_timeout(HELLO_DEADLINE);
@@ -116,6 +119,11 @@ impl Ring {
         if let Some(daemon) = self.daemons.remove(&id) {
             daemon.kill();
         }
+    }
+
+    /// Whether a change of the membership is a failure from now on.
+    pub fn set_steady(&mut self, steady: bool) {
+        self.steady = steady;
     }
 
     /// Processes of the daemons that run.
@@ -161,6 +169,10 @@ impl Ring {
                 Ok(Incoming::Event(id, Event::Failed { text })) => {
                     return Err(self.failure(&anyhow!("{what}: the client on n{id}: {text}")));
                 }
+                Ok(Incoming::Event(id, Event::Members { count, .. })) if self.steady => {
+                    let error = anyhow!("{what}: the ring broke: n{id} sees {count} members");
+                    return Err(self.failure(&error));
+                }
                 Ok(Incoming::Event(id, event)) if from.contains(&id) => {
                     if let Some(value) = pick(event) {
                         found.insert(id, value);
@@ -193,10 +205,13 @@ impl Ring {
         }
     }
 
-    /// An error with the ends of the daemons' logs.
+    /// An error with the end of a daemon's log: of one that has ended, or else of the first.
     fn failure(&self, error: &anyhow::Error) -> anyhow::Error {
-        let tails: Vec<_> = self.daemons.values().map(Program::log_tail).collect();
-        anyhow!("{}: {error:#}\n{}", self.side.name, tails.join("\n"))
+        let mut daemons = self.daemons.values();
+        let ended = daemons.find(|daemon| daemon.check_running().is_err());
+        let shown = ended.or_else(|| self.daemons.values().next());
+        let tail = shown.map(Program::log_tail).unwrap_or_default();
+        anyhow!("{error:#}\n{tail}")
     }
 
     /// Fails when a daemon that should run has ended.
