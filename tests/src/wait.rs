@@ -48,6 +48,16 @@ pub fn machine_clock() -> Duration {
     Duration::from(time)
 }
 
+/// CPU time of this thread: for limits that a busy machine does not make shorter.
+///
+/// # Panics
+/// When the kernel does not count it.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux counts CPU time");
+    Duration::from(time)
+}
+
 /// Waits until `condition` holds.
 ///
 /// # Errors

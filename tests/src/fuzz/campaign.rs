@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use super::Target;
 use super::mutate::mutate;
 use crate::sim::rng::Rng;
-use crate::wait::now;
+use crate::wait::{now, thread_cpu};
 
 /// Inputs that are kept for mutating.
 const POOL_MAX: usize = 4000;
@@ -25,7 +25,7 @@ const POOL_MAX: usize = 4000;
 const SEED_LEN_MAX: usize = 16 << 10;
 /// How long a find may be made smaller.
 const MINIMISE: Duration = Duration::from_secs(10);
-/// An input that takes so long is a find, too.
+/// An input that takes so much CPU time is a find, too.
 const SLOW: Duration = Duration::from_secs(2);
 
 /// How long a campaign goes on.
@@ -63,11 +63,11 @@ pub struct Summary {
 /// That text.
 pub fn attempt(target: &Target, input: &[u8]) -> Result<u64, String> {
     catch_texts();
-    let start = now();
+    let start = thread_cpu();
     PANIC.set(Some(String::new()));
     let result = panic::catch_unwind(|| (target.run)(input));
     let text = PANIC.take().unwrap_or_default();
-    let took = start.elapsed();
+    let took = thread_cpu().saturating_sub(start);
     match result {
         Ok(_) if took > SLOW => Err(format!("takes more than {SLOW:?}")),
         Ok(shape) => Ok(shape),

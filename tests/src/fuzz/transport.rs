@@ -18,7 +18,7 @@ const LINKS: u8 = 2;
 /// Datagrams that two nodes may send without time going by; more is a storm.
 const STORM: usize = 20_000;
 /// After so long without faults everything works again.
-const HEALED: Duration = Duration::from_secs(60);
+const HEALED: Duration = Duration::from_secs(20);
 /// Datagrams that are kept for sending them again.
 const RECORD_MAX: usize = 512;
 
