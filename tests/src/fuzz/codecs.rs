@@ -144,29 +144,29 @@ pub(super) fn answers(input: &[u8]) -> u64 {
     let mut outcome = Shape::default();
     outcome.note(&Welcome::decode(&message).map(|it| Welcome::decode(&it.encode()) == Ok(it)));
     outcome.note(&ResponseHeader::decode(&message).is_ok());
-    match service % 5 {
-        0 => {
-            outcome.note(&cfg::Response::decode(&message));
-            outcome.note(&cfg::Event::decode(&message));
-        }
-        1 => {
-            outcome.note(&cmap::Response::decode(&message));
-            outcome.note(&cmap::Event::decode(&message));
-        }
-        2 => {
-            outcome.note(&cpg::Response::decode(&message));
-            outcome.note(&cpg::Event::decode(&message));
-        }
-        3 => {
-            outcome.note(&quorum::Response::decode(&message));
-            outcome.note(&quorum::Event::decode(&message));
-        }
-        _ => {
-            outcome.note(&votequorum::Response::decode(&message));
-            outcome.note(&votequorum::Event::decode(&message));
-        }
+    macro_rules! both {
+        ($service:ident) => {{
+            let response = round_trip!(
+                $service::Response::decode(&message),
+                |it: &$service::Response| Bytes::from(it.encode().to_bytes()),
+                $service::Response::decode
+            );
+            let event = round_trip!(
+                $service::Event::decode(&message),
+                |it: &$service::Event| Bytes::from(it.encode().to_bytes()),
+                $service::Event::decode
+            );
+            (response, event)
+        }};
     }
-    outcome.finish()
+    let kind = match service % 5 {
+        0 => both!(cfg),
+        1 => both!(cmap),
+        2 => both!(cpg),
+        3 => both!(quorum),
+        _ => both!(votequorum),
+    };
+    outcome.finish() ^ kind.0 ^ kind.1.rotate_left(1)
 }
 
 /// Opening of sealed datagrams; the first byte says how they are sealed.

@@ -159,8 +159,8 @@ impl fmt::Display for Report {
                 "{:>5}  {:<34} {:>wide_first$} {:>wide_second$}  {:<7} {ratio:>6}",
                 row.nodes,
                 row.metric.name,
-                shown(median(&row.first)),
-                shown(median(&row.second)),
+                shown(&row.first),
+                shown(&row.second),
                 row.metric.unit,
             )?;
         }
@@ -175,12 +175,13 @@ impl fmt::Display for Report {
     }
 }
 
-/// Three digits or more.
-fn shown(value: f64) -> String {
-    match value {
-        0.0..10.0 => format!("{value:.2}"),
-        10.0..100.0 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
+/// The median, with three digits or more.
+fn shown(values: &[f64]) -> String {
+    match median(values) {
+        _ if values.is_empty() => "-".to_owned(),
+        value @ 0.0..10.0 => format!("{value:.2}"),
+        value @ 10.0..100.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
     }
 }
 

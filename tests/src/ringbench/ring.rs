@@ -167,11 +167,12 @@ impl Ring {
             let left = deadline.saturating_sub(start.elapsed());
             match self.incoming.recv_timeout(left) {
                 Ok(Incoming::Event(id, Event::Failed { text })) => {
-                    return Err(self.failure(&anyhow!("{what}: the client on n{id}: {text}")));
+                    let error = anyhow!("{what}: the client on n{id}: {text}");
+                    return Err(self.failure(Some(id), &error));
                 }
                 Ok(Incoming::Event(id, Event::Members { count, .. })) if self.steady => {
                     let error = anyhow!("{what}: the ring broke: n{id} sees {count} members");
-                    return Err(self.failure(&error));
+                    return Err(self.failure(Some(id), &error));
                 }
                 Ok(Incoming::Event(id, event)) if from.contains(&id) => {
                     if let Some(value) = pick(event) {
@@ -180,13 +181,14 @@ impl Ring {
                 }
                 Ok(Incoming::Event(..) | Incoming::Connected(..)) => {}
                 Ok(Incoming::Gone(id)) => {
-                    return Err(self.failure(&anyhow!("{what}: the client on n{id} ended")));
+                    let error = anyhow!("{what}: the client on n{id} ended");
+                    return Err(self.failure(Some(id), &error));
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let missing: Vec<_> =
                         from.iter().filter(|id| !found.contains_key(id)).collect();
                     let error = anyhow!("waited {deadline:?} in vain: {what}; nodes {missing:?}");
-                    return Err(self.failure(&error));
+                    return Err(self.failure(missing.first().map(|id| **id), &error));
                 }
                 Err(RecvTimeoutError::Disconnected) => bail!("all clients are gone"),
             }
@@ -201,15 +203,18 @@ impl Ring {
     pub fn quiet(&self, interval: Duration) -> Result<()> {
         match self.incoming.recv_timeout(interval) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
-            other => Err(self.failure(&anyhow!("something happened in a quiet time: {other:?}"))),
+            other => {
+                let error = anyhow!("something happened in a quiet time: {other:?}");
+                Err(self.failure(None, &error))
+            }
         }
     }
 
-    /// An error with the end of a daemon's log: of one that has ended, or else of the first.
-    fn failure(&self, error: &anyhow::Error) -> anyhow::Error {
+    /// An error with the end of a daemon's log: of one that has ended, or else that of `node`.
+    fn failure(&self, node: Option<usize>, error: &anyhow::Error) -> anyhow::Error {
         let mut daemons = self.daemons.values();
         let ended = daemons.find(|daemon| daemon.check_running().is_err());
-        let shown = ended.or_else(|| self.daemons.values().next());
+        let shown = ended.or_else(|| self.daemons.get(&node?));
         let tail = shown.map(Program::log_tail).unwrap_or_default();
         anyhow!("{error:#}\n{tail}")
     }
