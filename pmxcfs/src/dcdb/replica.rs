@@ -271,8 +271,11 @@ impl Replica {
             }
             let described = round.digest(update.inode);
             let entry = entry_from(update, described);
-            let known = self.tree.get(entry.inode);
-            diverged |= entry.version <= old_version && known.is_none_or(|old| **old != entry);
+            diverged |= entry.version <= old_version
+                && !self
+                    .tree
+                    .get(entry.inode)
+                    .is_some_and(|old| holds_the_same(old, &entry));
             entries.insert(entry.inode, Arc::new(entry));
         }
         let rows = entries.values().cloned().collect();
@@ -320,6 +323,14 @@ fn entry_from(update: UpdateEntry, described: Option<Digest>) -> TreeEntry {
     } else {
         sent
     }
+}
+
+/// Whether nothing but times and writers are lost with the old entry.
+///
+/// Each node of a new cluster has made its own entry of the same configuration, at its own time.
+fn holds_the_same(old: &TreeEntry, new: &TreeEntry) -> bool {
+    let place = |entry: &TreeEntry| (entry.inode, entry.parent, entry.version);
+    place(old) == place(new) && old.name == new.name && old.content == new.content
 }
 
 /// Entries of the leader that are missing or different at another member.
@@ -534,7 +545,11 @@ mod tests {
 
     /// A round of the lowest node with an empty tree and a leader.
     fn join(leader: Tree) -> (Replica, Replica) {
-        let mut lowest = Replica::new(Tree::new(), 0);
+        join_with(Tree::new(), leader)
+    }
+
+    fn join_with(lowest: Tree, leader: Tree) -> (Replica, Replica) {
+        let mut lowest = Replica::new(lowest, 0);
         let mut leader = Replica::new(leader, 0);
         let states = [
             (member(1), App::state(&mut lowest, 0, true)),
@@ -556,5 +571,46 @@ mod tests {
         assert_eq!(lowest.tree(), leader.tree());
         let hollow = lowest.tree().find(b"hollow").unwrap();
         assert_eq!(hollow.content, Content::Hollow(7));
+    }
+
+    /// A tree as the first start makes it of the host's file.
+    fn imported(now: u32, text: &'static [u8]) -> Tree {
+        let mut tree = Tree::new();
+        let (path, data) = (
+            Bytes::from_static(b"corosync.conf"),
+            Bytes::from_static(text),
+        );
+        let stamp = Stamp {
+            writer: 0,
+            mtime: now,
+        };
+        let create = Op::Create { path: path.clone() };
+        tree.apply(&create, stamp).result.unwrap();
+        let write = Op::Write {
+            path,
+            offset: 0,
+            data,
+            truncate: true,
+        };
+        tree.apply(&write, stamp).result.unwrap();
+        tree
+    }
+
+    fn diverged(mut replica: Replica) -> bool {
+        let effects = std::iter::from_fn(|| replica.poll_effect());
+        let mut replaced = effects.filter_map(|effect| match effect {
+            Effect::Replaced { diverged, .. } => Some(diverged),
+            _ => None,
+        });
+        replaced.next().unwrap()
+    }
+
+    #[test]
+    fn nodes_that_imported_the_same_file_at_other_times_have_nothing_to_lose() {
+        let (first, leader) = join_with(imported(10, b"conf"), imported(12, b"conf"));
+        assert_eq!(first.tree(), leader.tree());
+        assert!(!diverged(first));
+        let (first, _) = join_with(imported(10, b"mine"), imported(12, b"conf"));
+        assert!(diverged(first), "another text");
     }
 }
