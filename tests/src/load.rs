@@ -53,6 +53,8 @@ pub struct Writer {
     /// Makes all contents different.
     serial: u64,
     names: BTreeMap<String, Vec<Content>>,
+    /// Whether a file can be found empty after a failed replacement.
+    in_pieces: bool,
 }
 
 impl Writer {
@@ -64,6 +66,17 @@ impl Writer {
             random: Pcg32::seed_from_u64(seed),
             serial: 0,
             names: BTreeMap::new(),
+            in_pieces: false,
+        }
+    }
+
+    /// The same for a daemon that empties a file before it replaces its content, and that can not
+    /// grow empty files.
+    #[must_use]
+    pub fn in_pieces(self) -> Self {
+        Self {
+            in_pieces: true,
+            ..self
         }
     }
 
@@ -106,6 +119,9 @@ impl Writer {
             0 => self.change(name, Content::Nothing, || fs::remove_file(path)),
             1 => {
                 let size = self.random.next_u32() % 20_000;
+                if self.in_pieces && old.is_empty() {
+                    return self.rewrite(name);
+                }
                 let mut new = old;
                 new.resize(usize::try_from(size).unwrap_or_default(), 0);
                 self.change(name, Content::File(new), || {
@@ -127,9 +143,14 @@ impl Writer {
 
     fn rewrite(&mut self, name: &str) -> io::Result<()> {
         let (path, data) = (self.dir.join(name), self.content());
-        self.change(name, Content::File(data.clone()), || {
+        let result = self.change(name, Content::File(data.clone()), || {
             files::rewrite(&path, &data)
-        })
+        });
+        if self.in_pieces && result.is_err() {
+            let possible = self.names.entry(name.to_owned()).or_default();
+            possible.push(Content::File(Vec::new()));
+        }
+        result
     }
 
     fn rename(&mut self, from: &str, data: Vec<u8>) -> io::Result<()> {

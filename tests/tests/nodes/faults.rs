@@ -56,7 +56,7 @@ fn mode(cluster: &Cluster, id: usize, path: &str) -> u32 {
     meta.mode() & 0o7777
 }
 
-fn refuses_everything(cluster: &Cluster, id: usize) {
+pub(crate) fn refuses_everything(cluster: &Cluster, id: usize) {
     for (path, expected) in [
         ("", 0o755),
         ("f", 0o440),
@@ -92,7 +92,7 @@ fn refuses_everything(cluster: &Cluster, id: usize) {
     assert_eq!(fs::read(at("f")).unwrap(), b"before");
 }
 
-fn apart_and_back(cluster: &mut Cluster) {
+pub(crate) fn apart_and_back(cluster: &mut Cluster) {
     cluster.lab.partition(&[&[1], &[2], &[3]]).unwrap();
     for id in NODES {
         cluster.await_writable(id, false).unwrap();
@@ -102,7 +102,7 @@ fn apart_and_back(cluster: &mut Cluster) {
     cluster.await_equal().unwrap();
 }
 
-fn cold_start(cluster: &mut Cluster) {
+pub(crate) fn cold_start(cluster: &mut Cluster) {
     let before = read_database(&cluster.lab.host(1).disk("var/lib/pve-cluster/config.db")).unwrap();
     for id in NODES {
         cluster.lab.power_off(id);
