@@ -140,14 +140,14 @@ pub(crate) fn races(cluster: &Cluster, exclusive: &[usize]) {
         there_on_all(cluster, &format!("nodes/n{id}/qemu-server"));
     }
     for round in 0..20 {
-        race(cluster, |_, root| {
+        race(cluster, "a directory", |_, root| {
             fs::create_dir(root.join(format!("dir-{round}")))
         });
-        race(cluster, |_, root| {
+        race(cluster, "a file", |_, root| {
             files::create_new(&root.join(format!("exclusive-{round}")))
         });
-        race(cluster, |id, root| {
-            let conf = format!("nodes/n{id}/qemu-server/{}.conf", 100 + round);
+        race(cluster, "a guest", |id, root| {
+            let conf = format!("nodes/n{id}/qemu-server/{}.conf", 500 + round);
             files::create_new(&root.join(conf))
         });
         // Without O_EXCL nobody loses: whoever is late opens what is there.
@@ -166,12 +166,17 @@ pub(crate) fn races(cluster: &Cluster, exclusive: &[usize]) {
     }
 }
 
-fn race(cluster: &Cluster, attempt: impl Fn(usize, &Path) -> std::io::Result<()> + Sync) {
-    let mut losers = Vec::new();
-    for (_, outcome) in at_once(cluster, attempt) {
-        losers.extend(outcome.err().map(|error| error.raw_os_error()));
-    }
-    assert_eq!(losers, [Some(libc::EEXIST); 2]);
+fn race(
+    cluster: &Cluster,
+    what: &str,
+    attempt: impl Fn(usize, &Path) -> std::io::Result<()> + Sync,
+) {
+    let outcomes = at_once(cluster, attempt);
+    let failures = outcomes
+        .values()
+        .filter_map(|outcome| outcome.as_ref().err());
+    let codes: Vec<_> = failures.map(std::io::Error::raw_os_error).collect();
+    assert_eq!(codes, [Some(libc::EEXIST); 2], "{what}: {outcomes:?}");
 }
 
 fn at_once<T: Send>(
