@@ -110,6 +110,7 @@ impl LocalDb {
             mtime: clock::unix_seconds_u32(),
         };
         let outcome = working.tree.apply(&op, stamp);
+        tracing::debug!("{op}: {:?}", outcome.result);
         if let Some(effect) = &outcome.lock {
             working.locks.follow(effect, clock::unix_seconds());
         }

@@ -160,6 +160,7 @@ impl Replica {
 
     fn apply(&mut self, now: u64, op: &Op, stamp: Stamp, own: Option<u64>) -> Delivery {
         let outcome = self.tree.apply(op, stamp);
+        tracing::debug!("{op}, from node {}: {:?}", stamp.writer, outcome.result);
         if let Some(effect) = &outcome.lock {
             self.follow_lock(effect, now);
         }
