@@ -7,7 +7,7 @@
 //! Invariant: what [`Writer::check`] allows is what a correct file system can show, whatever was
 //! killed or cut off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -23,6 +23,9 @@ use crate::files;
 const NAMES: u32 = 24;
 /// Bytes of most files; some are sixteen times as large.
 const USUAL_SIZE: u32 = 6_000;
+
+/// Changes that an error shows.
+const HISTORY: usize = 400;
 
 /// What is at a name.
 #[derive(Clone, PartialEq, Eq)]
@@ -55,6 +58,8 @@ pub struct Writer {
     names: BTreeMap<String, Vec<Content>>,
     /// Whether a file can be found empty after a failed replacement.
     in_pieces: bool,
+    /// The last changes, for whoever has to find out what went wrong.
+    history: VecDeque<String>,
 }
 
 impl Writer {
@@ -67,6 +72,7 @@ impl Writer {
             serial: 0,
             names: BTreeMap::new(),
             in_pieces: false,
+            history: VecDeque::new(),
         }
     }
 
@@ -168,6 +174,7 @@ impl Writer {
                 vec![target, moved],
             ),
         };
+        self.note(format!("{from} -> {to}: {result:?}"));
         source.dedup();
         target.dedup();
         self.names.insert(from.to_owned(), source);
@@ -183,6 +190,7 @@ impl Writer {
         make: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
         let result = make();
+        self.note(format!("{name}: {new:?}: {result:?}"));
         let mut possible = vec![new];
         if result.is_err() {
             possible.extend(self.names.remove(name).unwrap_or(vec![Content::Nothing]));
@@ -220,9 +228,21 @@ impl Writer {
             }
         }
         if !wrong.is_empty() {
-            bail!("{}:\n  {}", dir.display(), wrong.join("\n  "));
+            let history = self.history.make_contiguous().join("\n  ");
+            bail!(
+                "{}:\n  {}\nthe last changes were:\n  {history}",
+                dir.display(),
+                wrong.join("\n  ")
+            );
         }
         Ok(())
+    }
+
+    fn note(&mut self, change: String) {
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(change);
     }
 
     fn name(&mut self) -> String {

@@ -102,7 +102,7 @@ pub(crate) fn apart_and_back(cluster: &mut Cluster) {
     cluster.await_equal().unwrap();
 }
 
-pub(crate) fn cold_start(cluster: &mut Cluster) {
+fn cold_start(cluster: &mut Cluster) {
     let before = read_database(&cluster.lab.host(1).disk("var/lib/pve-cluster/config.db")).unwrap();
     for id in NODES {
         cluster.lab.power_off(id);
