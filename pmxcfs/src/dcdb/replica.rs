@@ -362,16 +362,13 @@ impl App for Replica {
     const PROTOCOL: u32 = 1;
     const VERIFIES: bool = true;
 
-    fn membership(&mut self, _now: u64, _members: &[MemberId]) {
+    fn membership(&mut self, _members: &[MemberId], lowest: bool) {
         self.round = None;
-    }
-
-    fn lowest(&mut self, lowest: bool) {
         self.lowest = lowest;
     }
 
-    fn state(&mut self, _now: u64, lowest: bool) -> Bytes {
-        if lowest {
+    fn state(&mut self, _now: u64) -> Bytes {
+        if self.lowest {
             // The lowest node wins a tie, and what it sends then repairs members that never
             // allocated the bytes of these files.
             let root = self.tree.root();
@@ -510,10 +507,6 @@ impl App for Replica {
         self.apply(now, &op, stamp, own)
     }
 
-    fn synced(&mut self, _now: u64) -> Vec<(u16, Bytes)> {
-        Vec::new()
-    }
-
     fn checksum(&mut self) -> Digest {
         self.tree.checksum()
     }
@@ -552,9 +545,11 @@ mod tests {
     fn join_with(lowest: Tree, leader: Tree) -> (Replica, Replica) {
         let mut lowest = Replica::new(lowest, 0);
         let mut leader = Replica::new(leader, 0);
+        lowest.membership(&[member(1), member(2)], true);
+        leader.membership(&[member(1), member(2)], false);
         let states = [
-            (member(1), App::state(&mut lowest, 0, true)),
-            (member(2), App::state(&mut leader, 0, false)),
+            (member(1), App::state(&mut lowest, 0)),
+            (member(2), App::state(&mut leader, 0)),
         ];
         let evaluation = leader.evaluate(0, &states, 1).unwrap();
         assert_eq!(evaluation.synced, [false, true]);
