@@ -95,6 +95,20 @@ impl Load {
         }
     }
 
+    /// The same while a node loses contact to the others: what its writer was told last before
+    /// that can be lost.
+    pub(crate) fn during_loss_of(&mut self, cut: usize, disturb: impl FnOnce(&Progress)) {
+        self.set_loses_last(Some(cut));
+        self.during(disturb);
+        self.set_loses_last(None);
+    }
+
+    fn set_loses_last(&mut self, cut: Option<usize>) {
+        for (id, writer) in &mut self.writers {
+            writer.set_loses_last(Some(*id) == cut);
+        }
+    }
+
     /// Lets the writers work while `disturb` does its part, and for another moment.
     pub(crate) fn during(&mut self, disturb: impl FnOnce(&Progress)) {
         let progress = Progress::default();
