@@ -330,8 +330,12 @@ fn programs_can_be_started_while_a_written_file_is_open() {
     let Some(lab) = lab() else { return };
     let host = lab.host(1);
     let daemon = Pmxcfs::start(host, &["-l"]).unwrap();
-    files::replace(&daemon.path("other"), b"text").unwrap();
+    for name in ["other", "emptied"] {
+        files::replace(&daemon.path(name), b"text").unwrap();
+    }
     let other = fs::File::open(daemon.path("other")).unwrap();
+    // Before a file is left empty the daemon looks for descriptors that may still fill it.
+    let mut emptied = fs::File::create(daemon.path("emptied")).unwrap();
     let mut file = fs::File::create(daemon.path("f")).unwrap();
     file.write_all(b"begun").unwrap();
     let (done, waiting) = channel();
@@ -345,6 +349,9 @@ fn programs_can_be_started_while_a_written_file_is_open() {
         assert!(started.unwrap().wait(STOP_DEADLINE).unwrap().success());
     });
     drop(other);
+    emptied.write_all(b"filled").unwrap();
+    files::close(emptied).unwrap();
+    assert_eq!(fs::read(daemon.path("emptied")).unwrap(), b"filled");
     file.write_all(b" and ended").unwrap();
     files::close(file).unwrap();
     assert_eq!(fs::read(daemon.path("f")).unwrap(), b"begun and ended");
