@@ -154,7 +154,7 @@ pub fn check(new: &[u8], old: Option<&[u8]>, own_node_name: &str) -> Result<(), 
     if lists(root) || unnamed {
         return Ok(());
     }
-    let line = root.named("nodelist").last().map(Section::line);
+    let line = root.named("nodelist").next_back().map(Section::line);
     let problem = Problem::OwnNodeMissing {
         name: own_node_name.to_owned(),
     };
@@ -175,13 +175,13 @@ fn version_item(root: &Section) -> Option<&Item> {
     // A later section adds to an earlier one, so the last occurrence counts.
     root.named("totem")
         .filter_map(|totem| totem.item("config_version"))
-        .last()
+        .next_back()
 }
 
 fn check_version(root: &Section, text: &[u8], old: u64) -> Result<(), ConfError> {
     let wanted = old.saturating_add(1);
     let Some(item) = version_item(root) else {
-        let line = root.named("totem").last().map(Section::line);
+        let line = root.named("totem").next_back().map(Section::line);
         return Err(ConfError {
             line,
             problem: Problem::MissingVersion { wanted },
