@@ -16,16 +16,22 @@ const GID: u32 = 33;
 const NOW: u32 = 2_000_000;
 
 fn setup() -> (Arc<MemBackend>, Arc<Fs>) {
+    let (backend, _, fs) = setup_with_status();
+    (backend, fs)
+}
+
+fn setup_with_status() -> (Arc<MemBackend>, Arc<FixedStatus>, Arc<Fs>) {
     let backend = MemBackend::new();
+    let status = Arc::new(FixedStatus::default());
     let fs = Arc::new(Fs::new(FsConfig {
         backend: Arc::clone(&backend) as Arc<dyn Backend>,
-        status: Arc::new(FixedStatus::default()),
+        status: Arc::clone(&status) as Arc<dyn StatusSource>,
         node: "n1".to_owned(),
         gid: GID,
         clock: || NOW,
     }));
     backend.observe(&fs);
-    (backend, fs)
+    (backend, status, fs)
 }
 
 fn request(flags: i32) -> OpenRequest {
@@ -60,7 +66,7 @@ fn read(fs: &Fs, file: Opened) -> Bytes {
 fn put(fs: &Fs, backend: &MemBackend, name: &str, data: &[u8]) {
     let file = create(fs, name);
     write(fs, file, 0, data);
-    fs.release(file.handle).unwrap();
+    fs.release(file.handle);
     backend.take_log();
 }
 
@@ -89,7 +95,7 @@ fn many_writes_become_one_operation_at_close() {
     assert_eq!(backend.take_log(), [Op::Create { path: bytes("f") }]);
     fs.flush(file.handle).unwrap();
     assert_eq!(backend.take_log(), [whole("f", "abcdef")]);
-    fs.release(file.handle).unwrap();
+    fs.release(file.handle);
     assert_eq!(backend.take_log(), []);
 }
 
@@ -101,7 +107,7 @@ fn rewriting_is_one_atomic_replacement() {
     assert_eq!(backend.content("f").unwrap(), "old content");
     assert_eq!(fs.getattr(ino(&fs, "f")).unwrap().size, 0);
     write(&fs, file, 0, b"new");
-    fs.release(file.handle).unwrap();
+    fs.release(file.handle);
     assert_eq!(backend.take_log(), [whole("f", "new")]);
 }
 
@@ -111,7 +117,7 @@ fn rewriting_the_same_content_sends_nothing() {
     put(&fs, &backend, "f", b"same");
     let file = open(&fs, "f", libc::O_WRONLY | libc::O_TRUNC);
     write(&fs, file, 0, b"same");
-    fs.release(file.handle).unwrap();
+    fs.release(file.handle);
     assert_eq!(backend.take_log(), []);
 }
 
@@ -146,7 +152,7 @@ fn appends_go_to_the_end_at_submission() {
     };
     backend.remote(grown);
     assert_eq!(read(&fs, file), "one\nremote\ntwo\n");
-    fs.release(file.handle).unwrap();
+    fs.release(file.handle);
     assert_eq!(backend.content("log").unwrap(), "one\nremote\ntwo\n");
 }
 
@@ -161,10 +167,10 @@ fn writers_of_one_file_see_each_other_and_tear_nothing() {
     for file in [a, b] {
         assert_eq!(read(&fs, file), "AAA..BBB..");
     }
-    fs.release(b.handle).unwrap();
+    fs.release(b.handle);
     assert_eq!(backend.content("f").unwrap(), ".....BBB..");
     assert_eq!(read(&fs, a), "AAA..BBB..");
-    fs.release(a.handle).unwrap();
+    fs.release(a.handle);
     assert_eq!(backend.content("f").unwrap(), "AAA..BBB..");
 }
 
@@ -183,7 +189,7 @@ fn an_own_unlink_keeps_the_file_for_its_handles() {
     backend.take_log();
     fs.flush(file.handle).unwrap();
     assert_eq!(read(&fs, file), "kept!");
-    fs.release(file.handle).unwrap();
+    fs.release(file.handle);
     assert_eq!(backend.take_log(), []);
     assert_eq!(fs.getattr(number), Err(FsError::Stale));
 }
@@ -224,7 +230,7 @@ fn a_file_follows_its_name() {
     let file = open(&fs, "a", libc::O_WRONLY | libc::O_TRUNC);
     write(&fs, file, 0, b"new");
     fs.rename((ROOT_INO, b"a"), (ROOT_INO, b"b")).unwrap();
-    fs.release(file.handle).unwrap();
+    fs.release(file.handle);
     assert_eq!(backend.content("b").unwrap(), "new");
 }
 
@@ -287,6 +293,31 @@ fn without_quorum_changes_are_refused_before_anything_is_sent() {
     assert_eq!(fs.getattr(Virtual::Local.ino()).unwrap().mode, 0o555);
     assert!(fs.notes().next_inodes().unwrap().all_attributes);
     assert_eq!(backend.take_log(), []);
+}
+
+#[test]
+fn a_release_that_loses_writes_tells_which_and_why() {
+    let (backend, status, fs) = setup_with_status();
+    put(&fs, &backend, "f", b"old");
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"new");
+    fs.release(file.handle);
+    assert_eq!(status.take_losses(), [""; 0]);
+
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"lost");
+    backend.fail_next(ProposeError::Busy);
+    fs.release(file.handle);
+    let [text] = status.take_losses().try_into().unwrap();
+    assert!(text.contains("'f'") && text.contains("in time"), "{text}");
+    assert_eq!(backend.content("f").unwrap(), "new");
+
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"lost");
+    backend.remote(Op::Delete { path: "f".into() });
+    fs.release(file.handle);
+    let [text] = status.take_losses().try_into().unwrap();
+    assert!(text.contains("'f'") && text.contains("removed"), "{text}");
 }
 
 #[test]
@@ -368,7 +399,7 @@ fn a_time_set_before_close_outlives_it() {
         77
     );
     assert_eq!(backend.content("f").unwrap(), "", "not a reason to publish");
-    fs.release(file.handle).unwrap();
+    fs.release(file.handle);
     assert_eq!(fs.getattr(number).unwrap().mtime, 77);
     assert_eq!(backend.content("f").unwrap(), "x");
 }

@@ -348,7 +348,7 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _req: &Request,
-        ino: INodeNo,
+        _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -356,10 +356,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let release = move |fs: &Fs| {
-            if let Err(error) = fs.release(fh.0) {
-                // Nobody waits for this answer.
-                tracing::error!(ino = ino.0, %error, "writes of a closed file are lost");
-            }
+            fs.release(fh.0);
             Ok(())
         };
         if self.fs.has_edits(fh.0) {

@@ -56,7 +56,7 @@ fn mode(cluster: &Cluster, id: usize, path: &str) -> u32 {
     meta.mode() & 0o7777
 }
 
-fn refuses_everything(cluster: &Cluster, id: usize) {
+pub(crate) fn refuses_everything(cluster: &Cluster, id: usize) {
     for (path, expected) in [
         ("", 0o755),
         ("f", 0o440),
@@ -92,7 +92,7 @@ fn refuses_everything(cluster: &Cluster, id: usize) {
     assert_eq!(fs::read(at("f")).unwrap(), b"before");
 }
 
-fn apart_and_back(cluster: &mut Cluster) {
+pub(crate) fn apart_and_back(cluster: &mut Cluster) {
     cluster.lab.partition(&[&[1], &[2], &[3]]).unwrap();
     for id in NODES {
         cluster.await_writable(id, false).unwrap();
@@ -141,7 +141,7 @@ fn killed_daemons_lose_nothing_that_was_acknowledged() {
         load.check(&cluster);
     }
     for id in NODES {
-        load.during(|progress| {
+        load.during_loss_of(id, |progress| {
             drop(cluster.corosync[id - 1].take());
             cluster.await_writable(id, false).unwrap();
             progress.await_more(20);
@@ -160,7 +160,7 @@ fn cut_links_lose_nothing_that_was_acknowledged() {
     };
     let mut load = Load::new(&cluster, &NODES);
     for id in NODES {
-        load.during(|progress| {
+        load.during_loss_of(id, |progress| {
             cluster.lab.isolate(id).unwrap();
             cluster.await_writable(id, false).unwrap();
             progress.await_more(20);
@@ -169,7 +169,7 @@ fn cut_links_lose_nothing_that_was_acknowledged() {
         });
         load.check(&cluster);
     }
-    load.during(|_| {
+    load.during_loss_of(2, |_| {
         for id in NODES {
             cluster.lab.flap(id, 0, 5).unwrap();
             cluster.lab.flap(id, 1, 5).unwrap();
