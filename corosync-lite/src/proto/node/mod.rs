@@ -264,6 +264,8 @@ impl Node {
     /// goes on until [`Node::is_stopped`]; in most cases that is at once.
     pub fn leave(&mut self, now: Instant) {
         if self.leaving.is_none() {
+            // Other members hear first that these processes end, and then that the node goes.
+            self.forget_clients_of(Service::Cpg);
             self.quorum.leave();
             self.leaving = Some(now + LEAVE_PATIENCE);
             self.settle(now);

@@ -65,6 +65,16 @@ impl Node {
         }
     }
 
+    pub(super) fn forget_clients_of(&mut self, service: Service) {
+        let of_service = |(id, connection): (&ClientId, &Connection)| {
+            (connection.service == service).then_some(*id)
+        };
+        let clients: Vec<_> = self.connections.iter().filter_map(of_service).collect();
+        for client in clients {
+            self.forget_client(client);
+        }
+    }
+
     /// A message of a service came in the common order.
     pub(super) fn pass_message(&mut self, sender: NodeId, message: exec::Message) {
         let (service, function) = message.number();
