@@ -5,5 +5,9 @@
     reason = "functions that tests share fail the test as tests do"
 )]
 
+mod cold;
+mod load;
 mod matrix;
+mod reload;
 mod support;
+mod tools;

@@ -7,6 +7,7 @@ use tests::lab::{Requirement, available};
 use tests::mixed::{Kind, Ring};
 
 pub use Kind::{Corosync as C, Lite as L};
+pub use tests::mixed::DEADLINE;
 
 /// Whether rings can be made here.
 pub fn can_run() -> bool {
