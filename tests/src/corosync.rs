@@ -80,10 +80,14 @@ pub struct Settings {
     pub totem: Vec<String>,
     /// Further lines of the section `quorum`.
     pub quorum: Vec<String>,
+    /// Daemons that the nodes take in turns, with colons between them: `corosync` is the installed
+    /// one, `corosync-lite` the one that was built beside this program, others are paths.
+    pub messaging: String,
 }
 
 impl Settings {
-    /// For nodes 1 to `count`.
+    /// For nodes 1 to `count`. `COROSYNC_BIN` has the messaging daemons; without it they are
+    /// Corosync.
     #[must_use]
     pub fn new(count: usize) -> Self {
         Self {
@@ -99,6 +103,7 @@ impl Settings {
             logging: Vec::new(),
             totem: Vec::new(),
             quorum: Vec::new(),
+            messaging: std::env::var("COROSYNC_BIN").unwrap_or_default(),
         }
     }
 
@@ -186,17 +191,16 @@ impl Settings {
 #[derive(Debug)]
 pub struct Corosync {
     program: Program,
+    path: PathBuf,
 }
 
 impl Corosync {
-    /// Starts it with the configuration that the host has. `COROSYNC_BIN` names others than the
-    /// installed Corosync; see [`program_of`].
+    /// Starts a node's daemon with the configuration that the host has.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(host: &Host) -> Result<Self> {
-        let wanted = std::env::var("COROSYNC_BIN").unwrap_or_default();
-        Self::start_program(host, &program_of(&wanted, host.id())?)
+    pub fn start(host: &Host, settings: &Settings) -> Result<Self> {
+        Self::start_program(host, &program_of(&settings.messaging, host.id())?)
     }
 
     /// Starts a certain daemon with the configuration that the host has.
@@ -206,6 +210,7 @@ impl Corosync {
     pub fn start_program(host: &Host, path: &Path) -> Result<Self> {
         Ok(Self {
             program: host.start("corosync", path, &["-f"])?,
+            path: path.to_owned(),
         })
     }
 
@@ -221,7 +226,7 @@ impl Corosync {
         }
         let all: Vec<_> = hosts
             .iter()
-            .map(|host| Self::start(host))
+            .map(|host| Self::start(host, settings))
             .collect::<Result<_>>()?;
         for (host, corosync) in hosts.iter().zip(&all) {
             corosync.await_members(host, hosts.len())?;
@@ -245,6 +250,12 @@ impl Corosync {
         })
         .and_then(|()| self.program.check_running())
         .with_context(|| self.program.log_tail())
+    }
+
+    /// What was started.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The running program: its pid, log and signals.
@@ -285,9 +296,7 @@ impl Corosync {
     }
 }
 
-/// The messaging daemon of a node. `wanted` has programs, with a colon between them, that nodes
-/// take in turns: `corosync` is the installed one, `corosync-lite` the one that was built with
-/// these tests, others are paths.
+/// The messaging daemon of a node; see [`Settings::messaging`].
 fn program_of(wanted: &str, node: usize) -> Result<PathBuf> {
     let names: Vec<&str> = wanted.split(':').filter(|name| !name.is_empty()).collect();
     let turn = node.saturating_sub(1) % names.len().max(1);
