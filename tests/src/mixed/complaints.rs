@@ -39,7 +39,7 @@ const SUSPECT: [&str; 26] = [
 ];
 
 /// Parts of lines that say nothing about other daemons.
-const HARMLESS: [&str; 16] = [
+const HARMLESS: [&str; 19] = [
     // Containers and virtual machines commonly forbid both, and the daemons do without.
     "RLIMIT_MEMLOCK",
     "SCHED_RR",
@@ -61,11 +61,15 @@ const HARMLESS: [&str; 16] = [
     // that are missing then, and of what it thinks of rings without encryption.
     "is down: ",
     "votes, ",
+    "within the non-primary component",
     "everybody on the network",
     "did not end in order",
     // What a message of an old ring is for Corosync; it says so in debug messages alone.
     "for old ring - discarding",
     "Resource temporarily unavailable",
+    // During a change of keys libknet tries one after the other; when none fits, it says more.
+    "debug   [KNET  ] nsscrypto: Digest does not match",
+    "debug   [KNET  ] opensslcrypto: ",
 ];
 
 /// Lists of lost messages that are harmless: a busy machine drops packets now and then.

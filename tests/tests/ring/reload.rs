@@ -153,7 +153,7 @@ fn one_of_two_links_fails_and_the_ring_stays() {
         }
         ring.exchange(&[1, 2, 3], &[10, 100_000]).unwrap();
         eventually(DEADLINE, "a link that is down", || {
-            let text = ring.host(id).sh_ok("corosync-cfgtool -n").unwrap();
+            let text = ring.host(id).sh_ok("corosync-cfgtool -s").unwrap();
             text.matches("disconnected").count() == 2
         })
         .unwrap();
