@@ -27,6 +27,7 @@ mod virt;
 use std::{fmt, sync::Arc};
 
 pub use attr::{Attr, Kind, SetAttr, Stats, TimeChange};
+pub use change::ChangeDone;
 pub use error::FsError;
 pub use files::{OpenRequest, Opened};
 pub use names::{Listed, Listing};
@@ -119,6 +120,11 @@ impl Fs {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Tree> {
         self.backend.snapshot()
+    }
+
+    /// Stores and publishes the changes that were submitted and wait for that, and answers them.
+    pub fn settle(&self) {
+        self.backend.settle();
     }
 
     /// Whether a change of this node is under way in a directory, by the number that the kernel

@@ -6,13 +6,14 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU32, Ordering},
+        mpsc::sync_channel,
     },
     thread,
 };
 
 use bytes::Bytes;
 
-use super::StatusSource;
+use super::{ChangeDone, FsError, StatusSource};
 use crate::{
     dcdb::{Applied, Backend, Done, Observer, ProposeError, Step, guard},
     memdb::{Op, OpError, Stamp, Tree},
@@ -311,4 +312,17 @@ impl StatusSource for FixedStatus {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a change and waits for its result.
+///
+/// # Errors
+/// What the change leads to.
+///
+/// # Panics
+/// When nobody answers.
+pub fn wait<T: Send + 'static>(start: impl FnOnce(ChangeDone<T>)) -> Result<T, FsError> {
+    let (sender, receiver) = sync_channel(1);
+    start(Box::new(move |result| drop(sender.send(result))));
+    receiver.recv().expect("each change is answered")
 }

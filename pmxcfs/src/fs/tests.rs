@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
-    testing::{FixedStatus, MemBackend},
+    testing::{FixedStatus, MemBackend, wait},
     *,
 };
 use crate::{
@@ -32,11 +32,27 @@ fn request(flags: i32) -> OpenRequest {
     OpenRequest { flags, pid: 0 }
 }
 
-fn create(fs: &Fs, name: &str) -> Opened {
+fn create_with(fs: &Arc<Fs>, name: &str, flags: i32) -> Result<Opened, FsError> {
+    wait(|done| fs.create_then(ROOT_INO, name.as_bytes(), request(flags), done))
+        .map(|(_, opened)| opened)
+}
+
+fn mkdir(fs: &Arc<Fs>, dir: u64, name: &str) -> Result<u64, FsError> {
+    wait(|done| fs.mkdir_then(dir, name.as_bytes(), done)).map(|attr| attr.ino)
+}
+
+fn unlink(fs: &Arc<Fs>, name: &str) -> Result<(), FsError> {
+    wait(|done| fs.unlink_then(ROOT_INO, name.as_bytes(), done))
+}
+
+fn rename(fs: &Arc<Fs>, from: &str, to: &str) -> Result<(), FsError> {
+    let (from, to) = (from.as_bytes(), to.as_bytes());
+    wait(|done| fs.rename_then((ROOT_INO, from), (ROOT_INO, to), done))
+}
+
+fn create(fs: &Arc<Fs>, name: &str) -> Opened {
     let flags = libc::O_CREAT | libc::O_RDWR;
-    fs.create(ROOT_INO, name.as_bytes(), request(flags))
-        .unwrap()
-        .1
+    create_with(fs, name, flags).unwrap()
 }
 
 fn open(fs: &Fs, name: &str, flags: i32) -> Opened {
@@ -57,7 +73,7 @@ fn read(fs: &Fs, file: Opened) -> Bytes {
     fs.read(file.handle, 0, u32::MAX).unwrap()
 }
 
-fn put(fs: &Fs, backend: &MemBackend, name: &str, data: &[u8]) {
+fn put(fs: &Arc<Fs>, backend: &MemBackend, name: &str, data: &[u8]) {
     let file = create(fs, name);
     write(fs, file, 0, data);
     fs.release(file.handle).unwrap();
@@ -174,7 +190,7 @@ fn an_own_unlink_keeps_the_file_for_its_handles() {
     put(&fs, &backend, "f", b"kept");
     let file = open(&fs, "f", libc::O_RDWR);
     let number = ino(&fs, "f");
-    fs.unlink(ROOT_INO, b"f").unwrap();
+    unlink(&fs, "f").unwrap();
     assert_eq!(read(&fs, file), "kept");
     write(&fs, file, 4, b"!");
     assert_eq!(read(&fs, file), "kept!");
@@ -223,7 +239,7 @@ fn a_file_follows_its_name() {
     put(&fs, &backend, "a", b"x");
     let file = open(&fs, "a", libc::O_WRONLY | libc::O_TRUNC);
     write(&fs, file, 0, b"new");
-    fs.rename((ROOT_INO, b"a"), (ROOT_INO, b"b")).unwrap();
+    rename(&fs, "a", "b").unwrap();
     fs.release(file.handle).unwrap();
     assert_eq!(backend.content("b").unwrap(), "new");
 }
@@ -275,13 +291,13 @@ fn without_quorum_changes_are_refused_before_anything_is_sent() {
         fs.open(number, request(libc::O_WRONLY | libc::O_TRUNC))
             .unwrap_err(),
         fs.write(file.handle, 0, b"x", false, 0).unwrap_err(),
-        fs.mkdir(ROOT_INO, b"d").unwrap_err(),
-        fs.unlink(ROOT_INO, b"f").unwrap_err(),
+        mkdir(&fs, ROOT_INO, "d").unwrap_err(),
+        unlink(&fs, "f").unwrap_err(),
     ]
     .map(|error| error.errno());
     assert_eq!(errnos, [libc::EACCES; 4]);
-    assert_eq!(fs.unlink(ROOT_INO, b"none"), Err(FsError::NotFound));
-    assert_eq!(fs.mkdir(ROOT_INO, b"f"), Err(FsError::Exists));
+    assert_eq!(unlink(&fs, "none"), Err(FsError::NotFound));
+    assert_eq!(mkdir(&fs, ROOT_INO, "f"), Err(FsError::Exists));
     assert_eq!(fs.write(file.handle, 0, b"", false, 0), Ok(0));
     assert_eq!(fs.getattr(number).unwrap().mode, 0o440);
     assert_eq!(fs.getattr(Virtual::Local.ino()).unwrap().mode, 0o555);
@@ -294,9 +310,9 @@ fn a_lost_race_to_create_opens_the_file_that_is_there() {
     let (backend, fs) = setup();
     backend.remote_first(Op::Create { path: bytes("f") });
     let flags = libc::O_CREAT | libc::O_WRONLY;
-    assert!(fs.create(ROOT_INO, b"f", request(flags)).is_ok());
+    assert!(create_with(&fs, "f", flags).is_ok());
     backend.remote_first(Op::Create { path: bytes("g") });
-    let lost = fs.create(ROOT_INO, b"g", request(flags | libc::O_EXCL));
+    let lost = create_with(&fs, "g", flags | libc::O_EXCL);
     assert_eq!(lost.unwrap_err().errno(), libc::EEXIST);
 }
 
@@ -304,8 +320,8 @@ fn a_lost_race_to_create_opens_the_file_that_is_there() {
 fn same_values_are_accepted_and_others_refused() {
     let (backend, fs) = setup();
     put(&fs, &backend, "f", b"x");
-    fs.mkdir(ROOT_INO, b"d").unwrap();
-    fs.mkdir(ROOT_INO, b"priv").unwrap();
+    mkdir(&fs, ROOT_INO, "d").unwrap();
+    mkdir(&fs, ROOT_INO, "priv").unwrap();
     backend.take_log();
     let mode = |mode| SetAttr {
         mode: Some(mode),
@@ -376,9 +392,9 @@ fn a_time_set_before_close_outlives_it() {
 #[test]
 fn release_of_a_lock_is_asked_for_before_its_time_is_set() {
     let (backend, fs) = setup();
-    let private = fs.mkdir(ROOT_INO, b"priv").unwrap().ino;
-    let locks = fs.mkdir(private, b"lock").unwrap().ino;
-    let lock = fs.mkdir(locks, b"x").unwrap().ino;
+    let private = mkdir(&fs, ROOT_INO, "priv").unwrap();
+    let locks = mkdir(&fs, private, "lock").unwrap();
+    let lock = mkdir(&fs, locks, "x").unwrap();
     backend.take_log();
     let zero = Some(TimeChange::At(0));
     let release = SetAttr {
@@ -414,12 +430,9 @@ fn computed_files_are_snapshots_and_refuse_changes() {
             .errno(),
         libc::EIO
     );
+    assert_eq!(unlink(&fs, ".version").unwrap_err().errno(), libc::EACCES);
     assert_eq!(
-        fs.unlink(ROOT_INO, b".version").unwrap_err().errno(),
-        libc::EACCES
-    );
-    assert_eq!(
-        fs.mkdir(ROOT_INO, b"local").unwrap_err().errno(),
+        mkdir(&fs, ROOT_INO, "local").unwrap_err().errno(),
         libc::EEXIST
     );
     let debug = open(&fs, ".debug", libc::O_WRONLY | libc::O_TRUNC);
@@ -437,7 +450,7 @@ fn computed_files_are_snapshots_and_refuse_changes() {
 fn foreign_changes_are_noted_and_own_ones_not() {
     let (backend, fs) = setup();
     put(&fs, &backend, "f", b"x");
-    fs.rename((ROOT_INO, b"f"), (ROOT_INO, b"g")).unwrap();
+    rename(&fs, "f", "g").unwrap();
     backend.remote(Op::Mkdir { path: bytes("d") });
     let names = fs.notes().next_names().unwrap();
     assert_eq!(

@@ -20,7 +20,11 @@
 mod adapter;
 mod blocking;
 mod descriptors;
+mod device;
 mod mount;
 mod notify;
+mod protocol;
+mod reply;
+mod serve;
 
 pub use mount::{MountConfig, MountError, Session, clear_stale_mount, mount};
