@@ -143,11 +143,16 @@ impl Fs {
             Some(Found::Virtual(entry)) => entry.ino(),
             Some(Found::Entry(entry)) => ino_of(entry.inode),
         };
+        self.known.add(ino);
         let opened = self.open(ino, request).map_err(|error| match error {
             FsError::Stale => FsError::NotFound,
             error => error,
-        })?;
-        Ok((self.getattr(ino)?, opened))
+        });
+        let both = opened.and_then(|opened| Ok((self.getattr(ino)?, opened)));
+        if both.is_err() {
+            self.known.forget(ino, 1);
+        }
+        both
     }
 
     /// Reads from an open file; fewer bytes than asked for only at its end.

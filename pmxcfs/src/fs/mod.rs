@@ -13,6 +13,7 @@ mod attr;
 mod change;
 mod error;
 mod files;
+mod known;
 mod names;
 mod notes;
 mod observe;
@@ -73,6 +74,7 @@ pub struct Fs {
     open: open::OpenFiles,
     notes: Arc<Notes>,
     changing: change::Changing,
+    known: known::Known,
 }
 
 impl fmt::Debug for Fs {
@@ -107,6 +109,7 @@ impl Fs {
             open: open::OpenFiles::default(),
             notes: Arc::new(Notes::default()),
             changing: change::Changing::default(),
+            known: known::Known::default(),
         }
     }
 
@@ -132,6 +135,11 @@ impl Fs {
     #[must_use]
     pub fn is_changing(&self, dir: u64) -> bool {
         self.changing.contains(dir)
+    }
+
+    /// The kernel has forgotten an inode that so many answers told it of.
+    pub fn forget(&self, ino: u64, times: u64) {
+        self.known.forget(ino, times);
     }
 
     fn is_writable(&self) -> bool {

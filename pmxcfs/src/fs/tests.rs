@@ -461,13 +461,12 @@ fn foreign_changes_are_noted_and_own_ones_not() {
             .collect::<Vec<_>>(),
         [b"d"]
     );
-    fs.notes().next_inodes().unwrap();
+    let (d, g) = (ino(&fs, "d"), Name::from(&b"g"[..]));
     backend.remote(Op::Rename {
         from: bytes("g"),
         to: bytes("d/h"),
     });
     let names = fs.notes().next_names().unwrap();
-    let (d, g) = (ino(&fs, "d"), Name::from(&b"g"[..]));
     let expected = [(ROOT_INO, g), (d, Name::from(&b"h"[..]))];
     assert_eq!(names.names.into_iter().collect::<Vec<_>>(), expected);
     let inodes = fs.notes().next_inodes().unwrap().inodes;
@@ -475,6 +474,34 @@ fn foreign_changes_are_noted_and_own_ones_not() {
         inodes.into_values().collect::<Vec<_>>(),
         [Stale::Attributes]
     );
+}
+
+#[test]
+fn what_the_kernel_does_not_know_it_need_not_forget() {
+    let (backend, fs) = setup();
+    backend.remote(Op::Mkdir { path: bytes("d") });
+    fs.notes().next_names().unwrap();
+    backend.remote_write("d/unknown", b"1");
+    let d = ino(&fs, "d");
+    backend.remote_write("d/f", b"1");
+    let names = fs.notes().next_names().unwrap();
+    assert_eq!(
+        names.names.into_iter().collect::<Vec<_>>(),
+        [(d, Name::from(&b"f"[..]))]
+    );
+    let f = fs.lookup(d, b"f").unwrap().unwrap().ino;
+    backend.remote_write("d/f", b"2");
+    let inodes = fs.notes().next_inodes().unwrap().inodes;
+    assert_eq!(
+        inodes.into_iter().collect::<Vec<_>>(),
+        [(f, Stale::Content)]
+    );
+    fs.forget(f, 1);
+    backend.remote_write("d/f", b"3");
+    fs.lookup(d, b"unknown").unwrap().unwrap();
+    backend.remote_write("d/unknown", b"2");
+    let inodes = fs.notes().next_inodes().unwrap().inodes;
+    assert!(!inodes.contains_key(&f), "{inodes:?}");
 }
 
 #[test]

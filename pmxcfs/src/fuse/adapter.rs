@@ -98,15 +98,25 @@ impl Adapter {
         self.fs.settle();
     }
 
+    /// Whether callers wait for something that other threads bring.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.blocking.has_calls()
+    }
+
     /// Does what a request asks for. Answers, or sees to it that somebody will, and does not wait
     /// for other nodes.
     pub(super) fn handle(&self, request: &Request<'_>) {
-        if let Call::Forget = request.call {
-            return;
-        }
         let Request {
             unique, node, pid, ..
         } = *request;
+        match request.call {
+            // These want no answer.
+            Call::Forget { times } => return self.fs.forget(node, times),
+            Call::ForgetMany(all) => {
+                return all.for_each(|(ino, times)| self.fs.forget(ino, times));
+            }
+            _ => {}
+        }
         let reply = Reply::new(&self.device, unique);
         match request.call {
             Call::Lookup { name } => self.lookup(node, name, reply),
@@ -154,7 +164,9 @@ impl Adapter {
             }
             // The kernel remembers this answer to some, those about extended attributes among
             // them, and does not ask again.
-            Call::Init(_) | Call::Forget | Call::Other => reply.error(libc::ENOSYS),
+            Call::Init(_) | Call::Forget { .. } | Call::ForgetMany(_) | Call::Other => {
+                reply.error(libc::ENOSYS)
+            }
         }
     }
 

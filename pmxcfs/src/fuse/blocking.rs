@@ -66,6 +66,11 @@ impl Blocking {
         Call(Arc::clone(&self.0))
     }
 
+    /// Whether a call is under way.
+    pub(super) fn has_calls(&self) -> bool {
+        self.0.lock().calls > 0
+    }
+
     /// Waits until no call is under way; false if that took too long.
     pub(super) fn wait_idle(&self, timeout: Duration) -> bool {
         let state = self.0.lock();

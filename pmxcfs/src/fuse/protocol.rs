@@ -53,7 +53,8 @@ pub(super) struct Request<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Call<'a> {
     Lookup { name: &'a [u8] },
-    Forget,
+    Forget { times: u64 },
+    ForgetMany(Forgotten<'a>),
     GetAttr,
     SetAttr(SetAttrIn),
     ReadLink,
@@ -156,6 +157,18 @@ pub(super) struct WriteIn<'a> {
     pub(super) data: &'a [u8],
 }
 
+/// Inodes that the kernel has forgotten, each with how many answers had told it of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Forgotten<'a>(Fields<'a>);
+
+impl Iterator for Forgotten<'_> {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some((self.0.u64()?, self.0.u64()?))
+    }
+}
+
 /// What the kernel can do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InitIn {
@@ -210,7 +223,13 @@ fn call(opcode: u32, mut fields: Fields<'_>) -> Option<Call<'_>> {
         1 => Call::Lookup {
             name: fields.name()?,
         },
-        2 | 42 => Call::Forget,
+        2 => Call::Forget {
+            times: fields.u64()?,
+        },
+        42 => {
+            fields.skip(8)?;
+            Call::ForgetMany(Forgotten(fields))
+        }
         3 => Call::GetAttr,
         4 => Call::SetAttr(set_attr(&mut fields)?),
         5 => Call::ReadLink,

@@ -225,10 +225,12 @@ impl Server {
 
     /// Waits for a request.
     fn next(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        let until = clock::monotonic() + LINGER;
+        // Who waits for another node sends nothing until its answer comes.
+        let lingers = self.lingers && !self.adapter.is_waited_for();
+        let until = lingers.then(|| clock::monotonic() + LINGER);
         loop {
             match self.device.receive(buffer)? {
-                Received::Nothing if self.lingers && clock::monotonic() < until => {
+                Received::Nothing if until.is_some_and(|until| clock::monotonic() < until) => {
                     std::hint::spin_loop();
                 }
                 Received::Nothing => self.device.wait()?,
