@@ -25,6 +25,7 @@ struct Orders {
     refuse: Option<ProposeError>,
     fail_next: VecDeque<ProposeError>,
     blocked: bool,
+    disk_held: bool,
     waiting: usize,
     remote_first: Option<Op>,
 }
@@ -35,6 +36,7 @@ pub struct MemBackend {
     published: RwLock<Arc<Tree>>,
     working: Mutex<Tree>,
     orders: Mutex<Orders>,
+    disk: Mutex<()>,
     changed: Condvar,
     observers: Mutex<Vec<Weak<dyn Observer>>>,
     log: Mutex<Vec<Op>>,
@@ -95,7 +97,18 @@ impl MemBackend {
         self.changed.notify_all();
     }
 
-    /// Waits until that many own changes are held back.
+    /// Makes the disk take nothing until [`Self::release_disk`].
+    pub fn hold_disk(&self) {
+        lock(&self.orders).disk_held = true;
+    }
+
+    /// Lets the disk go on.
+    pub fn release_disk(&self) {
+        lock(&self.orders).disk_held = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until that many own changes are held back, or the disk holds a thread up.
     pub fn wait_blocked(&self, count: usize) {
         let mut orders = lock(&self.orders);
         while orders.waiting < count {
@@ -251,6 +264,25 @@ impl Backend for MemBackend {
             }
             _ => done(self.propose(op)),
         }
+    }
+
+    fn settle(&self) {
+        let Ok(_disk) = self.disk.try_lock() else {
+            return;
+        };
+        let mut orders = lock(&self.orders);
+        if !orders.disk_held {
+            return;
+        }
+        orders.waiting += 1;
+        self.changed.notify_all();
+        while orders.disk_held {
+            orders = self
+                .changed
+                .wait(orders)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        orders.waiting -= 1;
     }
 
     fn sync(&self) -> Result<(), ProposeError> {
