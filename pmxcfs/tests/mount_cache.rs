@@ -256,7 +256,7 @@ fn a_slow_disk_does_not_stop_readers() {
         mounted.backend.wait_blocked(1);
         for _ in 0..50 {
             fs::read(mounted.path(".version")).unwrap();
-            fs::File::open(mounted.path("f")).unwrap();
+            File::open(mounted.path("f")).unwrap();
         }
         mounted.backend.release_disk();
         fs::read(mounted.path(".version")).unwrap();

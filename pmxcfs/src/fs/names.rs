@@ -97,11 +97,6 @@ impl Fs {
         }
     }
 
-    /// Closes a directory.
-    pub fn releasedir(&self, handle: u64) {
-        self.open.close(handle);
-    }
-
     fn list(&self, tree: &Tree, dir: Inode) -> Listing {
         let parent = tree.get(dir).map_or(Inode::ROOT, |entry| entry.parent);
         let mut lines = vec![

@@ -103,14 +103,9 @@ impl Fs {
         file.is_ok_and(|file| file.file.state().edits.contains_key(&handle))
     }
 
-    /// Closes a handle for good, publishing what is left to publish.
-    ///
-    /// # Errors
-    /// As [`Self::flush`]; the handle is closed all the same.
-    pub fn release(&self, handle: u64) -> Result<(), FsError> {
-        let result = self.flush(handle);
+    /// Closes a handle for good; edits that were not published are dropped.
+    pub fn close(&self, handle: u64) {
         self.open.close(handle);
-        result
     }
 
     /// As [`Self::flush`], but hands the result to `done` instead of waiting for it. Gives `done`

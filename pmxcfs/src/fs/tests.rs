@@ -73,10 +73,15 @@ fn read(fs: &Fs, file: Opened) -> Bytes {
     fs.read(file.handle, 0, u32::MAX).unwrap()
 }
 
+fn release(fs: &Fs, file: Opened) {
+    fs.flush(file.handle).unwrap();
+    fs.close(file.handle);
+}
+
 fn put(fs: &Arc<Fs>, backend: &MemBackend, name: &str, data: &[u8]) {
     let file = create(fs, name);
     write(fs, file, 0, data);
-    fs.release(file.handle).unwrap();
+    release(fs, file);
     backend.take_log();
 }
 
@@ -105,7 +110,7 @@ fn many_writes_become_one_operation_at_close() {
     assert_eq!(backend.take_log(), [Op::Create { path: bytes("f") }]);
     fs.flush(file.handle).unwrap();
     assert_eq!(backend.take_log(), [whole("f", "abcdef")]);
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.take_log(), []);
 }
 
@@ -117,7 +122,7 @@ fn rewriting_is_one_atomic_replacement() {
     assert_eq!(backend.content("f").unwrap(), "old content");
     assert_eq!(fs.getattr(ino(&fs, "f")).unwrap().size, 0);
     write(&fs, file, 0, b"new");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.take_log(), [whole("f", "new")]);
 }
 
@@ -127,7 +132,7 @@ fn rewriting_the_same_content_sends_nothing() {
     put(&fs, &backend, "f", b"same");
     let file = open(&fs, "f", libc::O_WRONLY | libc::O_TRUNC);
     write(&fs, file, 0, b"same");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.take_log(), []);
 }
 
@@ -162,7 +167,7 @@ fn appends_go_to_the_end_at_submission() {
     };
     backend.remote(grown);
     assert_eq!(read(&fs, file), "one\nremote\ntwo\n");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.content("log").unwrap(), "one\nremote\ntwo\n");
 }
 
@@ -177,10 +182,10 @@ fn writers_of_one_file_see_each_other_and_tear_nothing() {
     for file in [a, b] {
         assert_eq!(read(&fs, file), "AAA..BBB..");
     }
-    fs.release(b.handle).unwrap();
+    release(&fs, b);
     assert_eq!(backend.content("f").unwrap(), ".....BBB..");
     assert_eq!(read(&fs, a), "AAA..BBB..");
-    fs.release(a.handle).unwrap();
+    release(&fs, a);
     assert_eq!(backend.content("f").unwrap(), "AAA..BBB..");
 }
 
@@ -199,7 +204,7 @@ fn an_own_unlink_keeps_the_file_for_its_handles() {
     backend.take_log();
     fs.flush(file.handle).unwrap();
     assert_eq!(read(&fs, file), "kept!");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.take_log(), []);
     assert_eq!(fs.getattr(number), Err(FsError::Stale));
 }
@@ -240,7 +245,7 @@ fn a_file_follows_its_name() {
     let file = open(&fs, "a", libc::O_WRONLY | libc::O_TRUNC);
     write(&fs, file, 0, b"new");
     rename(&fs, "a", "b").unwrap();
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.content("b").unwrap(), "new");
 }
 
@@ -384,7 +389,7 @@ fn a_time_set_before_close_outlives_it() {
         77
     );
     assert_eq!(backend.content("f").unwrap(), "", "not a reason to publish");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(fs.getattr(number).unwrap().mtime, 77);
     assert_eq!(backend.content("f").unwrap(), "x");
 }

@@ -154,7 +154,7 @@ impl Adapter {
                 size,
             } => self.read_dir(handle, offset, size, reply),
             Call::ReleaseDir { handle } => {
-                self.fs.releasedir(handle);
+                self.fs.close(handle);
                 reply.ok();
             }
             Call::Destroy => reply.ok(),
@@ -310,17 +310,24 @@ impl Adapter {
     }
 
     fn release(&self, ino: u64, handle: u64, reply: Reply) {
-        let release = move |fs: &Arc<Fs>| {
-            if let Err(error) = fs.release(handle) {
+        if !self.fs.has_edits(handle) {
+            self.fs.close(handle);
+            return reply.ok();
+        }
+        let (fs, answer) = (Arc::clone(&self.fs), self.changed(reply));
+        let close = move |result| {
+            if let Err(error) = result {
                 // Nobody waits for this answer.
+                let error: FsError = error;
                 tracing::error!(ino, %error, "writes of a closed file are lost");
             }
-            Ok(())
+            fs.close(handle);
+            answer(Ok(()));
         };
-        if self.fs.has_edits(handle) {
-            return self.waiting(reply, release);
+        if let Err(close) = self.fs.flush_then(handle, Box::new(close)) {
+            let fs = Arc::clone(&self.fs);
+            self.blocking.run(move || close(fs.flush(handle)));
         }
-        reply_empty(reply, release(&self.fs));
     }
 
     fn read_dir(&self, handle: u64, offset: u64, size: u32, reply: Reply) {
