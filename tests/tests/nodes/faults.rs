@@ -57,17 +57,27 @@ fn mode(cluster: &Cluster, id: usize, path: &str) -> u32 {
 }
 
 fn refuses_everything(cluster: &Cluster, id: usize) {
-    for (path, expected) in [
-        ("", 0o755),
-        ("f", 0o440),
-        ("d", 0o555),
-        ("priv", 0o500),
-        ("priv/lock", 0o500),
-        ("local", 0o555),
-        (".members", 0o440),
-    ] {
-        assert_eq!(mode(cluster, id, path), expected, "mode of '{path}'");
-    }
+    // The kernel is told to forget the modes a moment after they change.
+    eventually_ok(
+        SYNC_DEADLINE,
+        "the modes of a node that is read-only",
+        || {
+            for (path, expected) in [
+                ("", 0o755),
+                ("f", 0o440),
+                ("d", 0o555),
+                ("priv", 0o500),
+                ("priv/lock", 0o500),
+                ("local", 0o555),
+                (".members", 0o440),
+            ] {
+                let mode = mode(cluster, id, path);
+                ensure!(mode == expected, "mode of '{path}': {mode:o}");
+            }
+            Ok(())
+        },
+    )
+    .unwrap();
     let members = fs::read_to_string(cluster.path(id, ".members")).unwrap();
     let members: Value = serde_json::from_str(&members).unwrap();
     assert_eq!(members["cluster"]["quorate"], 0, "{members}");
