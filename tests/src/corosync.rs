@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::daemon::built;
 use crate::lab::{Host, LINKS, Lab, Program, Requirement, address, missing};
 use crate::wait::{eventually, eventually_ok};
 
@@ -18,6 +19,9 @@ use crate::wait::{eventually, eventually_ok};
 pub const FORM_DEADLINE: Duration = Duration::from_secs(60);
 /// Corosync leaves the ring at once and ends; this allows for a busy machine.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Debian's daemon.
+const INSTALLED: &str = "corosync";
 
 /// Parts of warnings that every start may have, and that mean nothing for a test.
 const HARMLESS: [&str; 6] = [
@@ -150,19 +154,14 @@ pub struct Corosync {
 }
 
 impl Corosync {
-    /// Starts it with the configuration that the host has. `COROSYNC_BIN` names another daemon
-    /// than the installed Corosync.
+    /// Starts it with the configuration that the host has. `COROSYNC_BIN` names others than the
+    /// installed Corosync; see [`program_of`].
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(host: &Host) -> Result<Self> {
-        let other = std::env::var_os("COROSYNC_BIN").map(PathBuf::from);
-        if other.is_none()
-            && let Some(text) = missing(&[Requirement::Corosync])
-        {
-            bail!("{text}");
-        }
-        Self::start_program(host, &other.unwrap_or_else(|| PathBuf::from("corosync")))
+        let wanted = std::env::var("COROSYNC_BIN").unwrap_or_default();
+        Self::start_program(host, &program_of(&wanted, host.id())?)
     }
 
     /// Starts a certain daemon with the configuration that the host has.
@@ -251,6 +250,22 @@ impl Corosync {
     }
 }
 
+/// The messaging daemon of a node. `wanted` has programs, with a colon between them, that nodes
+/// take in turns: `corosync` is the installed one, `corosync-lite` the one that was built with
+/// these tests, others are paths.
+fn program_of(wanted: &str, node: usize) -> Result<PathBuf> {
+    let names: Vec<&str> = wanted.split(':').filter(|name| !name.is_empty()).collect();
+    let turn = node.saturating_sub(1) % names.len().max(1);
+    match names.get(turn).copied().unwrap_or(INSTALLED) {
+        "corosync-lite" => built("corosync-lite", "COROSYNC_LITE_BIN"),
+        INSTALLED => match missing(&[Requirement::Corosync]) {
+            Some(text) => bail!("{text}"),
+            None => Ok(PathBuf::from(INSTALLED)),
+        },
+        path => Ok(PathBuf::from(path)),
+    }
+}
+
 /// What `corosync-quorumtool` says on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuorumState {
@@ -302,6 +317,13 @@ pub fn await_quorate(host: &Host, quorate: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_take_the_named_programs_in_turns() {
+        let names = |wanted: &str| [1, 2, 3].map(|node| program_of(wanted, node).unwrap());
+        assert_eq!(names("/a:/b"), ["/a", "/b", "/a"].map(PathBuf::from));
+        assert_eq!(names("/a"), ["/a"; 3].map(PathBuf::from));
+    }
 
     #[test]
     fn settings_are_rendered() {

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use super::{
     Applied, Backend, Done, Observer, ProposeError, Step, guard,
     published::Published,
-    storage::{Closed, Storage, StorageError},
+    storage::{Closed, Storage, StorageError, Syncer},
     wait_for,
 };
 use crate::{
@@ -57,6 +57,7 @@ type Answer = (Done, Result<u32, ProposeError>);
 pub struct LocalDb {
     working: Mutex<Working>,
     disk: Mutex<Box<dyn Storage>>,
+    syncer: Arc<dyn Syncer>,
     published: Published,
 }
 
@@ -72,6 +73,7 @@ impl LocalDb {
         };
         Self {
             working: Mutex::new(working),
+            syncer: storage.syncer(),
             disk: Mutex::new(storage),
             published: Published::new(tree),
         }
@@ -111,6 +113,7 @@ impl LocalDb {
             mtime: clock::unix_seconds_u32(),
         };
         let outcome = working.tree.apply(&op, stamp);
+        tracing::debug!("{op}: {:?}", outcome.result);
         if let Some(effect) = &outcome.lock {
             working.locks.follow(effect, clock::unix_seconds());
         }
@@ -243,9 +246,7 @@ impl Backend for LocalDb {
     }
 
     fn sync(&self) -> Result<(), ProposeError> {
-        let synced = Self::lock(&self.disk).sync();
-        self.store();
-        Ok(synced?)
+        Ok(self.syncer.sync()?)
     }
 
     fn request_unlock(&self, path: &Bytes) -> Result<(), ProposeError> {
@@ -287,6 +288,19 @@ mod tests {
     struct Memory {
         rows: Vec<Change>,
         room: Option<usize>,
+        slow: Arc<Slow>,
+    }
+
+    /// A disk that takes until somebody holds the second lock no more.
+    #[derive(Default)]
+    struct Slow(Mutex<u32>, Mutex<()>);
+
+    impl Syncer for Slow {
+        fn sync(&self) -> Result<(), StorageError> {
+            *LocalDb::lock(&self.0) += 1;
+            drop(LocalDb::lock(&self.1));
+            Ok(())
+        }
     }
 
     #[derive(Clone, Default)]
@@ -309,8 +323,8 @@ mod tests {
             Err(StorageError::Failed("not in local mode".into()))
         }
 
-        fn sync(&mut self) -> Result<(), StorageError> {
-            Ok(())
+        fn syncer(&self) -> Arc<dyn Syncer> {
+            Arc::clone(&LocalDb::lock(&self.0).slow) as Arc<dyn Syncer>
         }
 
         fn backup(&mut self) -> Result<(), StorageError> {
@@ -398,6 +412,29 @@ mod tests {
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
         assert_eq!(db.snapshot().entry_count(), 2);
         assert_eq!(LocalDb::lock(&disk.0).rows.len(), 1);
+    }
+
+    #[test]
+    fn nobody_waits_for_the_sync_of_somebody_else() {
+        let disk = Shared::default();
+        let db = LocalDb::new(Tree::new(), Box::new(disk.clone()));
+        let slow = Arc::clone(&LocalDb::lock(&disk.0).slow);
+        std::thread::scope(|scope| {
+            let held = LocalDb::lock(&slow.1);
+            let sync = scope.spawn(|| db.sync());
+            while *LocalDb::lock(&slow.0) == 0 {
+                std::thread::yield_now();
+            }
+            let (done, answer) = std::sync::mpsc::channel();
+            scope.spawn({
+                let db = &db;
+                move || done.send(db.propose(create("meanwhile")))
+            });
+            let answer = answer.recv_timeout(std::time::Duration::from_secs(60));
+            assert!(!sync.is_finished());
+            drop(held);
+            assert_eq!(answer, Ok(Ok(0)));
+        });
     }
 
     #[test]

@@ -103,8 +103,20 @@ impl Fs {
         file.is_ok_and(|file| file.file.state().edits.contains_key(&handle))
     }
 
-    /// Closes a handle for good; edits that were not published are dropped.
-    pub fn close(&self, handle: u64) {
+    /// Closes a handle for good, after the last publication of its edits came to that result. No
+    /// caller waits for it any more, so a failure goes to
+    /// [`StatusSource::report_loss`](super::StatusSource).
+    pub fn close(&self, handle: u64, published: Result<(), FsError>) {
+        if let (Ok(file), Err(error)) = (self.open.file(handle), published) {
+            let path = self.live_entry(file.file.inode).map(|(path, _)| path);
+            let path =
+                path.unwrap_or_else(|| Bytes::copy_from_slice(&file.file.state().entry.name));
+            self.status.report_loss(&format!(
+                "writes to '{}' could not be published after its last close; look at it and write \
+                 it again: {error}",
+                String::from_utf8_lossy(&path)
+            ));
+        }
         self.open.close(handle);
     }
 

@@ -303,12 +303,18 @@ impl Backend for MemBackend {
 #[derive(Debug, Default)]
 pub struct FixedStatus {
     texts: Mutex<(String, bool)>,
+    losses: Mutex<Vec<String>>,
 }
 
 impl FixedStatus {
     /// Changes the text of `.members`, `.rrd` and `.clusterlog`.
     pub fn set(&self, text: &str) {
         lock(&self.texts).0 = text.to_owned();
+    }
+
+    /// Takes the reports of losses so far.
+    pub fn take_losses(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.losses))
     }
 
     fn text(&self) -> Bytes {
@@ -339,6 +345,10 @@ impl StatusSource for FixedStatus {
 
     fn set_debug(&self, on: bool) {
         lock(&self.texts).1 = on;
+    }
+
+    fn report_loss(&self, text: &str) {
+        lock(&self.losses).push(text.to_owned());
     }
 }
 

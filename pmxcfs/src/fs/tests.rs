@@ -16,16 +16,22 @@ const GID: u32 = 33;
 const NOW: u32 = 2_000_000;
 
 fn setup() -> (Arc<MemBackend>, Arc<Fs>) {
+    let (backend, _, fs) = setup_with_status();
+    (backend, fs)
+}
+
+fn setup_with_status() -> (Arc<MemBackend>, Arc<FixedStatus>, Arc<Fs>) {
     let backend = MemBackend::new();
+    let status = Arc::new(FixedStatus::default());
     let fs = Arc::new(Fs::new(FsConfig {
         backend: Arc::clone(&backend) as Arc<dyn Backend>,
-        status: Arc::new(FixedStatus::default()),
+        status: Arc::clone(&status) as Arc<dyn StatusSource>,
         node: "n1".to_owned(),
         gid: GID,
         clock: || NOW,
     }));
     backend.observe(&fs);
-    (backend, fs)
+    (backend, status, fs)
 }
 
 fn request(flags: i32) -> OpenRequest {
@@ -74,8 +80,7 @@ fn read(fs: &Fs, file: Opened) -> Bytes {
 }
 
 fn release(fs: &Fs, file: Opened) {
-    fs.flush(file.handle).unwrap();
-    fs.close(file.handle);
+    fs.close(file.handle, fs.flush(file.handle));
 }
 
 fn put(fs: &Arc<Fs>, backend: &MemBackend, name: &str, data: &[u8]) {
@@ -308,6 +313,31 @@ fn without_quorum_changes_are_refused_before_anything_is_sent() {
     assert_eq!(fs.getattr(Virtual::Local.ino()).unwrap().mode, 0o555);
     assert!(fs.notes().next_inodes().unwrap().all_attributes);
     assert_eq!(backend.take_log(), []);
+}
+
+#[test]
+fn a_release_that_loses_writes_tells_which_and_why() {
+    let (backend, status, fs) = setup_with_status();
+    put(&fs, &backend, "f", b"old");
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"new");
+    release(&fs, file);
+    assert_eq!(status.take_losses(), [""; 0]);
+
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"lost");
+    backend.fail_next(ProposeError::Busy);
+    release(&fs, file);
+    let [text] = status.take_losses().try_into().unwrap();
+    assert!(text.contains("'f'") && text.contains("in time"), "{text}");
+    assert_eq!(backend.content("f").unwrap(), "new");
+
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"lost");
+    backend.remote(Op::Delete { path: "f".into() });
+    release(&fs, file);
+    let [text] = status.take_losses().try_into().unwrap();
+    assert!(text.contains("'f'") && text.contains("removed"), "{text}");
 }
 
 #[test]

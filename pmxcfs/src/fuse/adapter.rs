@@ -141,7 +141,7 @@ impl Adapter {
             Call::Write(write) => self.write(&write, pid, reply),
             Call::StatFs => self.statfs(reply),
             Call::Flush { handle } => self.flush(handle, pid, reply),
-            Call::Release { handle } => self.release(node, handle, reply),
+            Call::Release { handle } => self.release(handle, reply),
             Call::FSync { handle } => self.waiting(reply, move |fs| fs.fsync(handle)),
             Call::FSyncDir => self.waiting(reply, |fs| fs.sync()),
             Call::OpenDir => match self.fs.opendir(node) {
@@ -154,7 +154,7 @@ impl Adapter {
                 size,
             } => self.read_dir(handle, offset, size, reply),
             Call::ReleaseDir { handle } => {
-                self.fs.close(handle);
+                self.fs.close(handle, Ok(()));
                 reply.ok();
             }
             Call::Destroy => reply.ok(),
@@ -309,19 +309,14 @@ impl Adapter {
         }
     }
 
-    fn release(&self, ino: u64, handle: u64, reply: Reply) {
+    fn release(&self, handle: u64, reply: Reply) {
         if !self.fs.has_edits(handle) {
-            self.fs.close(handle);
+            self.fs.close(handle, Ok(()));
             return reply.ok();
         }
         let (fs, answer) = (Arc::clone(&self.fs), self.changed(reply));
-        let close = move |result| {
-            if let Err(error) = result {
-                // Nobody waits for this answer.
-                let error: FsError = error;
-                tracing::error!(ino, %error, "writes of a closed file are lost");
-            }
-            fs.close(handle);
+        let close = move |published| {
+            fs.close(handle, published);
             answer(Ok(()));
         };
         if let Err(close) = self.fs.flush_then(handle, Box::new(close)) {

@@ -29,6 +29,7 @@ impl Node {
                     lanes: &self.lanes,
                     connections: &self.connections,
                     closed: self.closed,
+                    pauses: &self.pauses,
                     flow: self.flow,
                 };
                 self.cmap.handle_request(now, client, request, &facts);
@@ -213,13 +214,16 @@ impl Node {
     }
 
     fn clear_statistics(&mut self, which: cmap::Counters) {
-        use cmap::Counters::{All, Ipc, Totem};
+        use cmap::Counters::{All, Ipc, Schedmiss, Totem};
         if matches!(which, All | Totem) {
             self.srp.clear_stats();
         }
         if matches!(which, All | Ipc) {
             self.closed = 0;
             self.connections.values_mut().for_each(Connection::clear);
+        }
+        if matches!(which, All | Schedmiss) {
+            self.pauses.clear();
         }
     }
 }
