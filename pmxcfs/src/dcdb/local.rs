@@ -9,8 +9,9 @@
 //! `disk` stores everything that waits in one transaction and answers all of its callers; the
 //! others leave theirs to it and go on. A lone caller does all of it without a change of threads.
 //!
-//! Invariant: nothing waits in the queue while nobody has `disk`: who lets it go looks at the
-//! queue afterwards, and who finds it taken has queued before.
+//! Invariant: nothing waits in the queue while nobody has `disk`, but for what was submitted and
+//! not settled yet: who lets it go looks at the queue afterwards, and who finds it taken has queued
+//! before.
 //!
 //! Order of locks: `disk` before `working`.
 
@@ -235,7 +236,13 @@ impl Backend for LocalDb {
     }
 
     fn submit(&self, op: Op, done: Done) {
-        self.change(op, true, done);
+        if let Some((done, answer)) = self.apply(op, true, done) {
+            done(answer);
+        }
+    }
+
+    fn settle(&self) {
+        self.store();
     }
 
     fn sync(&self) -> Result<(), ProposeError> {

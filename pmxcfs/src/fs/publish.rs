@@ -103,13 +103,11 @@ impl Fs {
         file.is_ok_and(|file| file.file.state().edits.contains_key(&handle))
     }
 
-    /// Closes a handle for good, publishing what is left to publish. No caller waits for the result
-    /// any more, so a failure goes to [`StatusSource::report_loss`](super::StatusSource).
-    pub fn release(&self, handle: u64) {
-        let file = self.open.file(handle);
-        if let Ok(file) = file
-            && let Err(error) = self.publish(&file, OnFailure::Discard)
-        {
+    /// Closes a handle for good, after the last publication of its edits came to that result. No
+    /// caller waits for it any more, so a failure goes to
+    /// [`StatusSource::report_loss`](super::StatusSource).
+    pub fn close(&self, handle: u64, published: Result<(), FsError>) {
+        if let (Ok(file), Err(error)) = (self.open.file(handle), published) {
             let path = self.live_entry(file.file.inode).map(|(path, _)| path);
             let path =
                 path.unwrap_or_else(|| Bytes::copy_from_slice(&file.file.state().entry.name));

@@ -57,7 +57,7 @@ fn mode(cluster: &Cluster, id: usize, path: &str) -> u32 {
 }
 
 pub(crate) fn refuses_everything(cluster: &Cluster, id: usize) {
-    for (path, expected) in [
+    let modes = [
         ("", 0o755),
         ("f", 0o440),
         ("d", 0o555),
@@ -65,9 +65,16 @@ pub(crate) fn refuses_everything(cluster: &Cluster, id: usize) {
         ("priv/lock", 0o500),
         ("local", 0o555),
         (".members", 0o440),
-    ] {
-        assert_eq!(mode(cluster, id, path), expected, "mode of '{path}'");
-    }
+    ];
+    // The kernel is told to forget the modes a moment after they change.
+    eventually_ok(SYNC_DEADLINE, "the modes of a read-only node", || {
+        for (path, expected) in modes {
+            let mode = mode(cluster, id, path);
+            ensure!(mode == expected, "mode of '{path}': {mode:o}");
+        }
+        Ok(())
+    })
+    .unwrap();
     let members = fs::read_to_string(cluster.path(id, ".members")).unwrap();
     let members: Value = serde_json::from_str(&members).unwrap();
     assert_eq!(members["cluster"]["quorate"], 0, "{members}");
