@@ -44,7 +44,7 @@ use crate::qb::Server;
 use crate::store::{StateStore, StoreError};
 use clients::{Clients, Taken};
 use outbox::Outbox;
-use reload::Reloads;
+use reload::{Outcome, Reloads};
 pub use signals::Signals;
 
 /// Batches of datagrams taken from one socket in one turn.
@@ -335,7 +335,7 @@ impl Runtime {
                     self.sockets.set(self.node.sockets());
                     self.refresh_sockets(now);
                 }
-                Output::Reload => self.reloads.request(self.node.config()),
+                Output::Reload => self.reload(),
                 Output::ReopenLogs => {
                     self.log.reopen();
                     tracing::info!(target: "CFG", "log files were opened anew");
@@ -421,10 +421,20 @@ impl Runtime {
         }
     }
 
+    fn reload(&mut self) {
+        self.reloads.request(self.node.config());
+        while let Some(result) = self.reloads.wait() {
+            self.take_over(clock::now(), result);
+        }
+    }
+
     fn finish_reload(&mut self, now: Instant) {
-        let Some(result) = self.reloads.finish() else {
-            return;
-        };
+        if let Some(result) = self.reloads.finish() {
+            self.take_over(now, result);
+        }
+    }
+
+    fn take_over(&mut self, now: Instant, result: Outcome) {
         match result {
             Ok(reload) => self.node.reload(now, &reload),
             Err(refusal) => self.node.reload_failed(now, &refusal),
