@@ -39,7 +39,7 @@ const SUSPECT: [&str; 26] = [
 ];
 
 /// Parts of lines that say nothing about other daemons.
-const HARMLESS: [&str; 19] = [
+const HARMLESS: [&str; 21] = [
     // Containers and virtual machines commonly forbid both, and the daemons do without.
     "RLIMIT_MEMLOCK",
     "SCHED_RR",
@@ -67,13 +67,18 @@ const HARMLESS: [&str; 19] = [
     // What a message of an old ring is for Corosync; it says so in debug messages alone.
     "for old ring - discarding",
     "Resource temporarily unavailable",
+    // Other tests keep the disk busy.
+    "storing the ring id took",
+    // Another node said that it has to end.
+    "exiting with status -1 at cfg.c",
     // During a change of keys libknet tries one after the other; when none fits, it says more.
     "debug   [KNET  ] nsscrypto: Digest does not match",
     "debug   [KNET  ] opensslcrypto: ",
 ];
 
-/// Lists of lost messages that are harmless: a busy machine drops packets now and then.
-const RETRANSMIT_LISTS: usize = 20;
+/// Lists of lost messages that are harmless: what goes over a link that is cut is lost until that is
+/// noticed, and a busy machine drops packets now and then.
+const RETRANSMIT_LISTS: usize = 200;
 
 /// Complaints in the log of a daemon.
 #[must_use]
@@ -110,7 +115,7 @@ mod tests {
             corosync: totemsrp.c:1: f: Assertion `x' failed.\n";
         let found = complaints(Kind::Corosync, log);
         assert_eq!(found.len(), 3, "{found:?}");
-        let flood = "notice  [TOTEM ] Retransmit List: 1\n".repeat(21);
+        let flood = "notice  [TOTEM ] Retransmit List: 1\n".repeat(201);
         assert_eq!(complaints(Kind::Lite, &flood).len(), 1);
     }
 }
