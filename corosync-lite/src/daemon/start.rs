@@ -14,7 +14,7 @@ use super::process::{self, Scheduling};
 use crate::clock;
 use crate::config::Config;
 use crate::host::ThisHost;
-use crate::proto::node::{Node, NodeError, Stored};
+use crate::proto::node::{Node, NodeError, ShutdownReason, Stored};
 use crate::qb::{Options, Server, remove_leftovers};
 use crate::runtime::{End, Parts, Runtime, RuntimeError, Signals};
 use crate::store::{StateStore, StoreError};
@@ -155,13 +155,21 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<()
     });
     notify(sd_notify::NotifyState::Stopping);
     let end = end.map_err(|error| runtime_failure(&error))?;
+    drop(lock);
+    ended(&end)
+}
+
+/// What the daemon says last, when the loop has ended on its own.
+fn ended(end: &End) -> Result<(), Failure> {
     match end {
+        End::Shutdown(reason @ ShutdownReason::Killed { .. }) => {
+            Err(Failure::new(code::KILLED, reason))
+        }
         End::Signal(_) | End::Shutdown(_) => {
             tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting normally");
+            Ok(())
         }
     }
-    drop(lock);
-    Ok(())
 }
 
 fn set_up_process(config: &Config) -> Result<(), Failure> {
@@ -238,4 +246,22 @@ fn notify(state: sd_notify::NotifyState<'_>) {
 /// The file is read again at each reload, wherever the process is by then.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_was_killed_ends_with_a_failure() {
+        let killed = ShutdownReason::Killed {
+            by: NodeId(2),
+            reason: "test".to_owned(),
+        };
+        let failure = ended(&End::Shutdown(killed)).unwrap_err();
+        assert_eq!(failure.code, 255);
+        assert!(failure.text.contains("node 2"), "{}", failure.text);
+        assert!(ended(&End::Shutdown(ShutdownReason::Requested)).is_ok());
+        assert!(ended(&End::Signal(nix::sys::signal::Signal::SIGTERM)).is_ok());
+    }
 }
