@@ -77,7 +77,7 @@ pub fn run(cli: &Cli) -> u8 {
         }
     };
     let code = match serve(cli, &config, &log, parent) {
-        Ok(()) => 0,
+        Ok(code) => code,
         Err(failure) => {
             tracing::error!(target: "MAIN", "{}", failure.text);
             tracing::error!(
@@ -103,7 +103,7 @@ fn refuse(error: &ReadError) -> u8 {
     error.exit_code()
 }
 
-fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<(), Failure> {
+fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<u8, Failure> {
     tracing::info!(
         target: "MAIN",
         "Corosync Cluster Engine (corosync-lite {}) starting up",
@@ -156,19 +156,21 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<()
     notify(sd_notify::NotifyState::Stopping);
     let end = end.map_err(|error| runtime_failure(&error))?;
     drop(lock);
-    ended(&end)
+    let code = exit_code(&end);
+    match code {
+        0 => tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting normally"),
+        code => {
+            tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting with status {code}");
+        }
+    }
+    Ok(code)
 }
 
-/// What the daemon says last, when the loop has ended on its own.
-fn ended(end: &End) -> Result<(), Failure> {
+/// Of a daemon whose loop has ended on its own.
+fn exit_code(end: &End) -> u8 {
     match end {
-        End::Shutdown(reason @ ShutdownReason::Killed { .. }) => {
-            Err(Failure::new(code::KILLED, reason))
-        }
-        End::Signal(_) | End::Shutdown(_) => {
-            tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting normally");
-            Ok(())
-        }
+        End::Shutdown(ShutdownReason::Killed { .. }) => code::KILLED,
+        End::Signal(_) | End::Shutdown(_) => 0,
     }
 }
 
@@ -258,10 +260,11 @@ mod tests {
             by: NodeId(2),
             reason: "test".to_owned(),
         };
-        let failure = ended(&End::Shutdown(killed)).unwrap_err();
-        assert_eq!(failure.code, 255);
-        assert!(failure.text.contains("node 2"), "{}", failure.text);
-        assert!(ended(&End::Shutdown(ShutdownReason::Requested)).is_ok());
-        assert!(ended(&End::Signal(nix::sys::signal::Signal::SIGTERM)).is_ok());
+        assert_eq!(exit_code(&End::Shutdown(killed)), 255);
+        assert_eq!(exit_code(&End::Shutdown(ShutdownReason::Requested)), 0);
+        assert_eq!(
+            exit_code(&End::Signal(nix::sys::signal::Signal::SIGTERM)),
+            0
+        );
     }
 }
