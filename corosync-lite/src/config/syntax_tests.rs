@@ -81,7 +81,7 @@ fn the_key_is_not_shown() {
     };
     let shown = error.render("corosync.conf");
     assert!(!shown.contains("c2Vj"), "{shown}");
-    assert!(shown.contains("\tkey: (not shown)\n\t^"), "{shown}");
+    assert!(shown.contains("\tkey: (not shown)\n  \t^"), "{shown}");
 }
 
 #[test]
