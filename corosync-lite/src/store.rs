@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::proto::node::Stored;
+use crate::proto::srp::RING_SEQ_LIMIT;
 use crate::wire::NodeId;
 
 /// Why the number can not be kept.
@@ -83,7 +84,8 @@ impl StateStore {
     }
 
     /// What an earlier life of the node has left; a ring id that is missing or cut short counts
-    /// as 0, as Corosync has it.
+    /// as 0, as Corosync has it, and so does one that no ring can have had: with it the node would
+    /// never find into a ring again.
     ///
     /// The ring id is written again, so that a disk that can not be written is found at the start
     /// and not in the middle of the forming of a ring.
@@ -91,7 +93,10 @@ impl StateStore {
     /// # Errors
     /// When a file is there but can not be read, or can not be written.
     pub fn load(&self) -> Result<Stored, StoreError> {
-        let ring_seq = read(&self.ring)?.map_or(0, u64::from_ne_bytes);
+        let ring_seq = read(&self.ring)?
+            .map(u64::from_ne_bytes)
+            .filter(|seq| *seq < RING_SEQ_LIMIT)
+            .unwrap_or(0);
         self.store_ring(ring_seq)?;
         Ok(Stored {
             ring_seq,
@@ -203,6 +208,18 @@ mod tests {
         let store = StateStore::open(root.path(), NodeId(1)).unwrap();
         assert_eq!(store.load().unwrap().ring_seq, 0);
         assert_eq!(fs::read(root.path().join("ringid_1")).unwrap(), [0; 8]);
+    }
+
+    #[test]
+    fn a_damaged_number_counts_as_none() {
+        let root = tempfile::tempdir().unwrap();
+        let store = StateStore::open(root.path(), NodeId(1)).unwrap();
+        for damaged in [u64::MAX, RING_SEQ_LIMIT] {
+            store.store_ring(damaged).unwrap();
+            assert_eq!(store.load().unwrap().ring_seq, 0);
+        }
+        store.store_ring(RING_SEQ_LIMIT - 1).unwrap();
+        assert_eq!(store.load().unwrap().ring_seq, RING_SEQ_LIMIT - 1);
     }
 
     #[test]

@@ -39,7 +39,12 @@ impl ConfigError {
         };
         if let Some(at) = &self.at {
             // Long lines are refused, but the message about them shall not be as long.
-            let shown: String = at.text.chars().take(160).collect();
+            let mut shown: String = at.text.chars().take(160).collect();
+            let (name, value) = at.text.split_once(':').unwrap_or((&at.text, ""));
+            if name.trim() == "key" && !value.is_empty() {
+                // What a service writes here ends in the journal.
+                shown = format!("{name}: (not shown)");
+            }
             let column = at.column.saturating_sub(1);
             let before = at.text.as_bytes().get(..column).unwrap_or_default();
             let before = String::from_utf8_lossy(before);

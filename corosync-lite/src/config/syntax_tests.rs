@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Place;
 
 fn problem(text: &str) -> (usize, usize, Problem) {
     let error = Document::parse(text.as_bytes()).unwrap_err();
@@ -66,6 +67,21 @@ fn errors_show_the_place() {
                     is CS_ERR_NAME_TOO_LONG\n  \tx y: 1\n  \t^\n  use 3 to 255 letters, digits \
                     and . _ - / for the section and key together\n";
     assert_eq!(error.render("corosync.conf"), expected);
+}
+
+#[test]
+fn the_key_is_not_shown() {
+    let error = ConfigError {
+        at: Some(Place {
+            line: 3,
+            column: 2,
+            text: "\tkey: c2VjcmV0".to_owned(),
+        }),
+        problem: Problem::KeyTooShort,
+    };
+    let shown = error.render("corosync.conf");
+    assert!(!shown.contains("c2Vj"), "{shown}");
+    assert!(shown.contains("\tkey: (not shown)\n  \t^"), "{shown}");
 }
 
 #[test]

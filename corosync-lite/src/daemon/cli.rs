@@ -21,6 +21,7 @@ pub mod code {
     pub const DETACH: u8 = 19;
     pub const SERVICES: u8 = 20;
     pub const RING_ID: u8 = 21;
+    pub const KILLED: u8 = 255;
 }
 
 const ABOUT: &str = "Group messaging, membership and quorum for clusters";
@@ -58,6 +59,7 @@ Exit codes:
   18   a daemon runs on this host already
   20   a service can not be started, for example because the quorum section is not valid
   21   the ring id can not be stored
+  255  another node asked for this one to be killed (corosync-cfgtool -k)
 
 Files:
   /etc/corosync/corosync.conf  the configuration; see corosync.conf(5)

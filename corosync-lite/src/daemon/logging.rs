@@ -4,7 +4,8 @@
 //! (`TOTEM`, `KNET`, `QUORUM`, ...). An event of the level `info` is what Corosync calls a notice.
 //!
 //! The thread of the node never waits for a disk or another program: it hands lines to a thread
-//! that writes them. When that one can not keep up, lines are dropped and counted.
+//! that writes them. When that one can not keep up, lines are dropped and counted; a change of the
+//! rules, or the wish for new files, waits for room.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -239,7 +240,7 @@ enum Way {
     Direct(Box<Sinks>),
     Thread {
         queue: SyncSender<Job>,
-        dropped: u64,
+        owed: Owed,
         thread: JoinHandle<()>,
     },
 }
@@ -285,7 +286,7 @@ impl Log {
             .spawn(move || write_all(sinks, &jobs))?;
         *way = Way::Thread {
             queue,
-            dropped: 0,
+            owed: Owed::default(),
             thread,
         };
         Ok(())
@@ -346,14 +347,47 @@ impl Log {
             Way::Direct(sinks) => {
                 handle(sinks, job);
             }
-            Way::Thread { queue, dropped, .. } => {
-                if *dropped > 0 && queue.try_send(Job::Line(dropped_line(*dropped))).is_ok() {
-                    *dropped = 0;
-                }
-                if let Err(TrySendError::Full(Job::Line(_))) = queue.try_send(job) {
-                    *dropped += 1;
-                }
+            Way::Thread { queue, owed, .. } => {
+                owed.pay(queue);
+                owed.send(queue, job);
             }
+        }
+    }
+}
+
+/// What the queue had no room for.
+#[derive(Debug, Default)]
+struct Owed {
+    settings: Option<Arc<Settings>>,
+    reopen: bool,
+    /// Lines.
+    dropped: u64,
+}
+
+impl Owed {
+    fn send(&mut self, queue: &SyncSender<Job>, job: Job) {
+        match queue.try_send(job) {
+            Err(TrySendError::Full(Job::Line(_))) => self.dropped += 1,
+            Err(TrySendError::Full(Job::Settings(settings))) => self.settings = Some(settings),
+            Err(TrySendError::Full(Job::Reopen)) => self.reopen = true,
+            // The end is not waited for; without the thread there is no log.
+            Err(TrySendError::Full(Job::End(_)) | TrySendError::Disconnected(_)) | Ok(()) => {}
+        }
+    }
+
+    fn pay(&mut self, queue: &SyncSender<Job>) {
+        if let Some(settings) = self.settings.take() {
+            self.send(queue, Job::Settings(settings));
+        }
+        if std::mem::take(&mut self.reopen) {
+            self.send(queue, Job::Reopen);
+        }
+        if self.dropped > 0
+            && queue
+                .try_send(Job::Line(dropped_line(self.dropped)))
+                .is_ok()
+        {
+            self.dropped = 0;
         }
     }
 }

@@ -90,3 +90,39 @@ fn lines_pass_through_the_thread_in_order() {
     assert_eq!(lines[0], "notice  [TOTEM ] before");
     assert_eq!(lines[100], "warning [KNET  ] word 99 link=99");
 }
+
+#[test]
+fn orders_to_a_log_that_is_behind_wait_and_lines_are_counted() {
+    let (queue, jobs) = sync_channel(4);
+    let log = Log(Arc::new(Shared {
+        settings: RwLock::default(),
+        way: Mutex::new(Way::Thread {
+            queue,
+            owed: Owed::default(),
+            thread: std::thread::spawn(|| ()),
+        }),
+    }));
+    for count in 0..6 {
+        log.send(Job::Line(dropped_line(count)));
+    }
+    let changed = Settings {
+        timestamp: Timestamp::Off,
+        ..Settings::default()
+    };
+    log.set(changed.clone());
+    log.reopen();
+    assert_eq!(jobs.try_iter().count(), 4);
+    log.send(Job::Line(dropped_line(7)));
+    let got: Vec<_> = jobs.try_iter().collect();
+    let [
+        Job::Settings(settings),
+        Job::Reopen,
+        Job::Line(counted),
+        Job::Line(_),
+    ] = &got[..]
+    else {
+        panic!("{got:?}");
+    };
+    assert_eq!(**settings, changed);
+    assert!(counted.text.starts_with("2 messages"), "{}", counted.text);
+}

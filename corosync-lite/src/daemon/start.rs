@@ -14,7 +14,7 @@ use super::process::{self, Scheduling};
 use crate::clock;
 use crate::config::Config;
 use crate::host::ThisHost;
-use crate::proto::node::{Node, NodeError, Stored};
+use crate::proto::node::{Node, NodeError, ShutdownReason, Stored};
 use crate::qb::{Options, Server, remove_leftovers};
 use crate::runtime::{End, Parts, Runtime, RuntimeError, Signals};
 use crate::store::{StateStore, StoreError};
@@ -77,7 +77,7 @@ pub fn run(cli: &Cli) -> u8 {
         }
     };
     let code = match serve(cli, &config, &log, parent) {
-        Ok(()) => 0,
+        Ok(code) => code,
         Err(failure) => {
             tracing::error!(target: "MAIN", "{}", failure.text);
             tracing::error!(
@@ -103,7 +103,7 @@ fn refuse(error: &ReadError) -> u8 {
     error.exit_code()
 }
 
-fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<(), Failure> {
+fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<u8, Failure> {
     tracing::info!(
         target: "MAIN",
         "Corosync Cluster Engine (corosync-lite {}) starting up",
@@ -155,13 +155,23 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<()
     });
     notify(sd_notify::NotifyState::Stopping);
     let end = end.map_err(|error| runtime_failure(&error))?;
-    match end {
-        End::Signal(_) | End::Shutdown(_) => {
-            tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting normally");
+    drop(lock);
+    let code = exit_code(&end);
+    match code {
+        0 => tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting normally"),
+        code => {
+            tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting with status {code}");
         }
     }
-    drop(lock);
-    Ok(())
+    Ok(code)
+}
+
+/// Of a daemon whose loop has ended on its own.
+fn exit_code(end: &End) -> u8 {
+    match end {
+        End::Shutdown(ShutdownReason::Killed { .. }) => code::KILLED,
+        End::Signal(_) | End::Shutdown(_) => 0,
+    }
 }
 
 fn set_up_process(config: &Config) -> Result<(), Failure> {
@@ -238,4 +248,23 @@ fn notify(state: sd_notify::NotifyState<'_>) {
 /// The file is read again at each reload, wherever the process is by then.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_was_killed_ends_with_a_failure() {
+        let killed = ShutdownReason::Killed {
+            by: NodeId(2),
+            reason: "test".to_owned(),
+        };
+        assert_eq!(exit_code(&End::Shutdown(killed)), 255);
+        assert_eq!(exit_code(&End::Shutdown(ShutdownReason::Requested)), 0);
+        assert_eq!(
+            exit_code(&End::Signal(nix::sys::signal::Signal::SIGTERM)),
+            0
+        );
+    }
 }

@@ -119,7 +119,10 @@ struct Directory {
 impl Directory {
     fn create(template: &Path, service: &str) -> io::Result<Self> {
         let path = mkdtemp(template)?;
-        let handle = File::open(&path)?;
+        let handle = File::open(&path).inspect_err(|_| {
+            // Descriptors may be used up.
+            fs::remove_dir(&path).ok();
+        })?;
         let bases = ["request", "response", "event"].map(|kind| format!("qb-{kind}-{service}"));
         let files = bases
             .iter()

@@ -9,6 +9,7 @@
 //! | limit | what happens when it is reached |
 //! |---|---|
 //! | unfinished handshakes | the oldest is closed |
+//! | events that the owner has not taken | clients wait to be accepted |
 //! | open connections | new ones are refused with `EMFILE` |
 //! | size of messages that a client asks for | refused with `EINVAL` |
 //! | events that a client does not read | the client is disconnected |
@@ -43,6 +44,9 @@ const NAME_MAX: usize = 106;
 const ABSTRACT_LEN: usize = 107;
 /// Connections taken from one listener before others get their turn.
 const ACCEPTS_PER_TURN: usize = 64;
+/// While so many events wait for the owner, nobody is accepted: those who connect need no rights,
+/// and may be faster than the owner.
+const EVENTS_MAX: usize = 256;
 /// Requests of a client that is gone which are still served.
 const LEFT_MAX: u32 = 4096;
 /// How long until the ring of a slow client is looked at again, if the kernel does not say that
@@ -451,6 +455,10 @@ impl Server {
 
     fn accept_clients(&mut self, index: usize, now: Instant) {
         for _ in 0..ACCEPTS_PER_TURN {
+            if self.events.len() >= EVENTS_MAX {
+                // The listener stays readable.
+                return;
+            }
             let accepted = self.services[index].listener.accept();
             match accepted {
                 Ok((stream, _)) => self.admit(stream, index, now),

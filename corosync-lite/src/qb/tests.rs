@@ -256,6 +256,25 @@ fn silent_clients_cost_no_more_than_their_bound() {
 }
 
 #[test]
+fn clients_wait_while_the_owner_is_busy() {
+    let mut demo = Demo::new(|_| ());
+    let mut clients = Vec::new();
+    for _ in 0..18 {
+        // They come and go.
+        clients.extend((0..20).map(|_| Client::hello(&demo.name, MIB)));
+        clients.drain(..clients.len() / 2);
+        demo.server.process(demo.start).unwrap();
+    }
+    let waiting = std::iter::from_fn(|| demo.server.poll_event()).count();
+    assert!((256..=512).contains(&waiting), "{waiting}");
+    demo.refused_uid = Some(nix::unistd::getuid().as_raw());
+    drop(clients);
+    (0..20).for_each(|_| demo.turn());
+    demo.refused_uid = None;
+    demo.still_serves();
+}
+
+#[test]
 fn one_client_more_than_allowed_is_refused() {
     let mut demo = Demo::new(|options| options.connections_max = 2);
     let (_one, _two) = (demo.client(), demo.client());

@@ -188,6 +188,25 @@ fn the_map_shows_the_ring() {
 }
 
 #[test]
+fn who_tracks_counters_is_told_while_time_passes() {
+    let mut net = Net::formed(&Cluster::knet(&[1, 2]));
+    let map = net.connect(1, Service::Cmap);
+    for request in [
+        cmap::Request::SetCurrentMap { map: 1 },
+        cmap::Request::TrackAdd {
+            key: "stats.srp.orf_token_rx".to_owned(),
+            kinds: cmap::track::MODIFY,
+            client_handle: 5,
+        },
+    ] {
+        net.ask(1, map, Request::Cmap(request));
+    }
+    net.run(Duration::from_secs(10));
+    let told = net.members[&1].events.get(&map).map_or(0, Vec::len);
+    assert!((4..=8).contains(&told), "{told}");
+}
+
+#[test]
 fn only_root_and_those_named_may_connect() {
     let mut net = Net::new(&Cluster::knet(&[1]));
     let who = Credentials {

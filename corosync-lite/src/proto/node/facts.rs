@@ -55,6 +55,24 @@ pub(super) struct Facts<'a> {
     pub(super) flow: Flow,
 }
 
+/// Facts of a node whose map is free to be changed meanwhile.
+macro_rules! facts {
+    ($node:ident) => {
+        Facts {
+            config: &$node.config,
+            traffic: &$node.traffic,
+            transport: &$node.transport,
+            srp: &$node.srp,
+            lanes: &$node.lanes,
+            connections: &$node.connections,
+            closed: $node.closed,
+            pauses: &$node.pauses,
+            flow: $node.flow,
+        }
+    };
+}
+pub(super) use facts;
+
 impl View for Facts<'_> {
     fn config(&self) -> &Config {
         self.config
@@ -112,16 +130,6 @@ impl Node {
     }
 
     fn facts(&self) -> Facts<'_> {
-        Facts {
-            config: &self.config,
-            traffic: &self.traffic,
-            transport: &self.transport,
-            srp: &self.srp,
-            lanes: &self.lanes,
-            connections: &self.connections,
-            closed: self.closed,
-            pauses: &self.pauses,
-            flow: self.flow,
-        }
+        facts!(self)
     }
 }

@@ -35,7 +35,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use self::facts::Connection;
+use self::facts::{Connection, Facts, facts};
 use self::lanes::Lanes;
 pub use self::log::{Level, Log};
 pub use self::request::{ClientEvent, Request, Response, Service};
@@ -204,6 +204,7 @@ impl Node {
         self.srp.handle_timeout(now);
         self.quorum.handle_timeout(now);
         self.cfg.handle_timeout(now);
+        self.cmap.handle_timeout(now, &facts!(self));
         self.settle(now);
     }
 
@@ -215,6 +216,7 @@ impl Node {
             self.srp.poll_timeout(),
             self.quorum.poll_timeout(),
             self.cfg.poll_timeout(),
+            self.cmap.poll_timeout(),
             self.leaving,
         ];
         all.into_iter().flatten().min()

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::facts::{Connection, Facts};
+use super::facts::{Connection, Facts, facts};
 use super::lanes::Outgoing;
 use super::log::{Level, Log};
 use super::request::{ClientEvent, Request, Response, Service};
@@ -21,17 +21,7 @@ impl Node {
         connection.requests += 1;
         match request {
             Request::Cmap(request) => {
-                let facts = Facts {
-                    config: &self.config,
-                    traffic: &self.traffic,
-                    transport: &self.transport,
-                    srp: &self.srp,
-                    lanes: &self.lanes,
-                    connections: &self.connections,
-                    closed: self.closed,
-                    pauses: &self.pauses,
-                    flow: self.flow,
-                };
+                let facts = facts!(self);
                 self.cmap.handle_request(now, client, request, &facts);
             }
             Request::Cfg(request) => {

@@ -15,7 +15,7 @@ use crate::wire::srp::{
 };
 
 /// Ring sequences from here on are refused, so that the next one can always be made.
-const RING_SEQ_LIMIT: u64 = 1 << 62;
+pub const RING_SEQ_LIMIT: u64 = 1 << 62;
 
 /// What is known of a node that is no member.
 #[derive(Debug, Default)]

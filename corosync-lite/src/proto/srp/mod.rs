@@ -37,6 +37,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 pub use self::config::{Config, DATAGRAM_LEN_MAX, Delivery};
+pub use self::membership::RING_SEQ_LIMIT;
 pub use self::stats::{Discard, GatherReason, Stats};
 use crate::wire::srp::{Message, NodeId, RingId, SeqNo};
 use membership::Past;
