@@ -57,6 +57,7 @@ Exit codes:
   16   the state directory can not be used
   17   the lock file can not be written
   18   a daemon runs on this host already
+  19   the terminal can not be let go of
   20   a service can not be started, for example because the quorum section is not valid
   21   the ring id can not be stored
   255  another node asked for this one to be killed (corosync-cfgtool -k)

@@ -135,6 +135,8 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<u8
             "process {pid} did not end in order; files of {removed} of its clients were removed"
         );
     }
+    // Before the working directory changes: reloads read it again.
+    let config_file = absolute(&cli.config);
     let (store, stored) = open_store(cli, config)?;
     let node = new_node(config, stored)?;
     let server = Server::new(Options::default()).map_err(|error| fatal(&error))?;
@@ -144,7 +146,7 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<u8
         server,
         signals,
         log: log.clone(),
-        config: absolute(&cli.config),
+        config: config_file,
     });
     let runtime = runtime.map_err(|error| runtime_failure(&error))?;
     let end = runtime.run(|| {
