@@ -9,6 +9,7 @@ pub mod files;
 pub mod lab;
 pub mod load;
 pub mod process;
+pub mod ringsim;
 pub mod sample;
 pub mod sim;
 pub mod wait;
