@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -162,9 +162,16 @@ impl Corosync {
         {
             bail!("{text}");
         }
-        let path = other.unwrap_or_else(|| PathBuf::from("corosync"));
+        Self::start_program(host, &other.unwrap_or_else(|| PathBuf::from("corosync")))
+    }
+
+    /// Starts a certain daemon with the configuration that the host has.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_program(host: &Host, path: &Path) -> Result<Self> {
         Ok(Self {
-            program: host.start("corosync", &path, &["-f"])?,
+            program: host.start("corosync", path, &["-f"])?,
         })
     }
 

@@ -122,7 +122,16 @@ impl Pmxcfs {
 /// # Errors
 /// When there is none.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("PMXCFS_BIN") {
+    built("pmxcfs", "PMXCFS_BIN")
+}
+
+/// A program under test: the one that the variable names, or the one that cargo built beside this
+/// program.
+///
+/// # Errors
+/// When there is none.
+pub fn built(name: &str, variable: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         return Ok(PathBuf::from(path));
     }
     let own = std::env::current_exe()?;
@@ -131,11 +140,11 @@ pub fn binary() -> Result<PathBuf> {
         .ancestors()
         .skip(1)
         .take(2)
-        .map(|dir| dir.join("pmxcfs"))
+        .map(|dir| dir.join(name))
         .find(|p| p.is_file());
     found.with_context(|| {
         format!(
-            "no pmxcfs beside {}: run 'cargo build' first, or set PMXCFS_BIN",
+            "no {name} beside {}: run 'cargo build' first, or set {variable}",
             own.display()
         )
     })

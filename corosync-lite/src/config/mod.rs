@@ -26,7 +26,7 @@ mod reload;
 mod syntax;
 
 #[cfg(test)]
-mod test_host;
+pub(crate) mod test_host;
 
 pub use error::{ConfigError, Place, Problem};
 pub use host::{Host, IpVersion};

@@ -48,6 +48,9 @@ pub enum Note {
 /// Why a reload is refused. The running configuration stays in force.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// The file can not be read.
+    #[error("{0}; the running configuration stays in force")]
+    Unreadable(String),
     /// The file, or what follows from it, is not valid.
     #[error("{0}; the running configuration stays in force: correct the file and reload again")]
     Invalid(ConfigError),

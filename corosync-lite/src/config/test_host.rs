@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::host::Host;
 
-pub(super) struct TestHost;
+pub(crate) struct TestHost;
 
 impl Host for TestHost {
     fn name(&self) -> String {

@@ -7,9 +7,14 @@
 //! sender too: all nodes do them at the same place in the stream.
 //!
 //! A reload that comes while one is under way is done after it, once, however many there are.
-//! A change of keys has two steps after it was loaded, and each node takes them on its own
-//! messages: sends with the new key, then forgets the old one. Since a node sends its message after
-//! it has loaded the key, and takes both until the last step, no datagram is lost.
+//!
+//! A change of keys has two steps after the key was loaded, each with a message of every node. The
+//! first message of a node says that it accepts the new key: when all members have said so, it is
+//! sent with. The second one says that the node sends with it: when all have said so, the old key
+//! is forgotten. So nobody sends what a member can not read, however far behind that is. (The
+//! original goes by its own messages alone, and loses members that lag behind.) A member that has
+//! not loaded the key holds the change up until it reloads or leaves. When a member of the original
+//! sends its second message before that, it is about to forget the old key, so this node follows.
 //!
 //! Invariants: each request gets one response, unless its client goes. What is kept grows with the
 //! number of clients alone, whatever the network or a client sends. A step of an older change of
@@ -133,9 +138,18 @@ pub struct Cfg {
     running: Option<BTreeSet<ClientId>>,
     /// The reload to be done after it, and who waits for that.
     next: Option<BTreeSet<ClientId>>,
+    /// The ring.
+    members: BTreeSet<NodeId>,
     /// Own messages of each phase that have not come back.
     activations: usize,
     cleanups: usize,
+    /// Own messages have come back, those of others are waited for.
+    waits_to_activate: bool,
+    waits_to_clean_up: bool,
+    /// Members that accept the new key.
+    accept: BTreeSet<NodeId>,
+    /// Members that send with it.
+    send: BTreeSet<NodeId>,
     output: VecDeque<Output>,
 }
 
@@ -150,8 +164,13 @@ impl Cfg {
             asked: BTreeSet::new(),
             running: None,
             next: None,
+            members: BTreeSet::new(),
             activations: 0,
             cleanups: 0,
+            waits_to_activate: false,
+            waits_to_clean_up: false,
+            accept: BTreeSet::new(),
+            send: BTreeSet::new(),
             output: VecDeque::new(),
         }
     }
@@ -236,9 +255,16 @@ impl Cfg {
                 self.log(Log::ReloadAsked { by: sender });
                 self.reload(own.then_some(connection));
             }
-            Message::CryptoReconfig(phase) if sender == self.local => self.step_keys(*phase),
-            Message::CryptoReconfig(_) => {}
+            Message::CryptoReconfig(phase) => self.step_keys(sender, *phase),
         }
+    }
+
+    /// A regular configuration was installed.
+    pub fn set_members(&mut self, members: &[NodeId]) {
+        self.members = members.iter().copied().collect();
+        self.accept.retain(|node| self.members.contains(node));
+        self.send.retain(|node| self.members.contains(node));
+        self.change_keys();
     }
 
     /// Says how the reload of [`Output::Reload`] went.
@@ -403,25 +429,61 @@ impl Cfg {
         }
     }
 
-    fn step_keys(&mut self, phase: CryptoPhase) {
-        match phase {
-            CryptoPhase::Activate if self.activations > 0 => {
-                self.activations -= 1;
-                // Not if a newer key was loaded meanwhile: its own message is on the way.
-                if self.activations == 0 {
-                    self.output.push_back(Output::ActivateKeys);
-                    self.cleanups += 1;
-                    self.mcast(Message::CryptoReconfig(CryptoPhase::Cleanup));
-                }
-            }
-            CryptoPhase::Cleanup if self.cleanups > 0 => {
-                self.cleanups -= 1;
-                if self.cleanups == 0 && self.activations == 0 {
-                    self.output.push_back(Output::CleanupKeys);
-                }
-            }
-            // Of a daemon that had this number before.
-            CryptoPhase::Activate | CryptoPhase::Cleanup => {}
+    fn step_keys(&mut self, sender: NodeId, phase: CryptoPhase) {
+        let (known, count, waits) = match phase {
+            CryptoPhase::Activate => (
+                &mut self.accept,
+                &mut self.activations,
+                &mut self.waits_to_activate,
+            ),
+            CryptoPhase::Cleanup => (
+                &mut self.send,
+                &mut self.cleanups,
+                &mut self.waits_to_clean_up,
+            ),
+        };
+        let is_member = self.members.contains(&sender);
+        if is_member {
+            known.insert(sender);
+        }
+        // None is on the way if it is of a daemon that had this number before.
+        if sender == self.local && *count > 0 {
+            *count -= 1;
+            *waits = *count == 0;
+        }
+        let begun = self.activations > 0 || self.waits_to_activate;
+        // Unless the message ends a change before this one.
+        let of_this = self.cleanups == 0 && !self.waits_to_clean_up;
+        if phase == CryptoPhase::Cleanup && is_member && sender != self.local && begun && of_this {
+            return self.activate();
+        }
+        self.change_keys();
+    }
+
+    fn activate(&mut self) {
+        // Own messages that are on the way have nothing to say any more.
+        self.activations = 0;
+        self.waits_to_activate = false;
+        self.accept.clear();
+        self.output.push_back(Output::ActivateKeys);
+        self.cleanups += 1;
+        self.mcast(Message::CryptoReconfig(CryptoPhase::Cleanup));
+    }
+
+    /// Takes the steps that nobody has to be waited for any more. A newer key that was loaded
+    /// meanwhile comes first.
+    fn change_keys(&mut self) {
+        if self.activations > 0 {
+            return;
+        }
+        if self.waits_to_activate && self.members.is_subset(&self.accept) {
+            self.activate();
+        }
+        let idle = self.cleanups == 0 && !self.waits_to_activate;
+        if idle && self.waits_to_clean_up && self.members.is_subset(&self.send) {
+            self.waits_to_clean_up = false;
+            self.send.clear();
+            self.output.push_back(Output::CleanupKeys);
         }
     }
 

@@ -32,6 +32,8 @@ const SHUTDOWN_TIMEOUT: &str = "cfg.shutdown_timeout";
 const CLEAR: &str = "stats.clear.";
 /// Counters that somebody looks at are at most this old.
 const FRESH: Duration = Duration::from_millis(100);
+/// Who tracks counters is told of them this often.
+const TOLD_EVERY: Duration = Duration::from_millis(1500);
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,6 +297,21 @@ impl Cmap {
         self.announce();
     }
 
+    /// Tells those who track counters.
+    pub fn handle_timeout(&mut self, now: Instant, view: &dyn View) {
+        if self.poll_timeout().is_some_and(|at| now >= at) {
+            self.count(now, view);
+            self.tell();
+        }
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let last = self.statistics_at.filter(|_| self.map.tracks_statistics());
+        last.map(|at| at + TOLD_EVERY)
+    }
+
     /// The next thing to be done.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.output.pop_front()
@@ -382,6 +399,11 @@ impl Cmap {
         }
     }
 
+    fn count(&mut self, now: Instant, view: &dyn View) {
+        self.statistics_at = Some(now);
+        self.map.load_statistics(view.statistics().values());
+    }
+
     /// Writes counters that the request looks at, if they are old.
     fn refresh(&mut self, now: Instant, client: ClientId, request: &Request, view: &dyn View) {
         let (Request::Get { key, .. }
@@ -394,8 +416,7 @@ impl Cmap {
             |at: Option<Instant>| at.is_none_or(|at| now.saturating_duration_since(at) >= FRESH);
         if self.map.looks_at_statistics(client) {
             if old(self.statistics_at) {
-                self.statistics_at = Some(now);
-                self.map.load_statistics(view.statistics().values());
+                self.count(now, view);
             }
             return;
         }

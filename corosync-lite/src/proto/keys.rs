@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::config::{Config, Value};
+use crate::config::{Config, Transport, Value};
 use crate::service::cmap::{Raw, kind};
 use crate::service::map::Map;
 use crate::wire::NodeId;
@@ -163,6 +163,23 @@ pub fn put_config(map: &mut Map, config: &Config) {
             all.change(&key, Some(Value::Text(address)));
         }
     }
+    if config.totem.transport == Transport::Udp {
+        for (number, link) in &config.links {
+            let key = |name: &str| format!("totem.interface.{number}.{name}");
+            let address = link
+                .multicast
+                .map(|address| Value::Text(address.to_string()));
+            let generated = [
+                ("mcastaddr", address),
+                ("mcastport", Some(Value::U16(link.port))),
+            ];
+            for (name, value) in generated {
+                if config.keys.entry(&key(name)).is_none() {
+                    all.change(&key(name), value);
+                }
+            }
+        }
+    }
     map.load(&all);
     if position.is_none() {
         map.remove("nodelist.local_node_pos");
@@ -239,7 +256,8 @@ fn put_ping_timers(map: &mut Map, config: &Config) {
     for key in gone {
         map.remove(&key);
     }
-    for (number, link) in &config.links {
+    let has_pings = config.totem.transport == Transport::Knet;
+    for (number, link) in config.links.iter().filter(|_| has_pings) {
         let key = format!("{PREFIX}{number}.knet_ping");
         map.set(&format!("{key}_interval"), Raw::u32(link.ping_interval));
         map.set(&format!("{key}_timeout"), Raw::u32(link.ping_timeout));

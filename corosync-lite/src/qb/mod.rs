@@ -14,6 +14,7 @@
 //! | `connection` | one client: handshake, doorbells, queue of events |
 //! | `event` | what a server tells its owner |
 //! | `server` | listeners, all connections, fairness, limits |
+//! | [`client`] | the other side, for programs of ours |
 //!
 //! Invariants: nothing that a client writes, on the stream or into memory that it shares with us,
 //! makes the server panic, block or touch another client; every queue is bounded, and a client
@@ -22,6 +23,7 @@
 //! Threads: a [`Server`] is used by one thread. The SIGBUS guard is process-wide and lock-free.
 
 mod channels;
+pub mod client;
 mod connection;
 mod event;
 mod ring;

@@ -14,6 +14,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
@@ -51,10 +52,10 @@ const READ: u32 = 0xD0D0_D0D0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RingError {
     /// An index, a length or a state that no correct peer writes.
-    #[error("the client wrote nonsense into shared memory")]
+    #[error("the other side wrote nonsense into shared memory")]
     Corrupt,
     /// The peer shortened a file.
-    #[error("the client took shared memory away")]
+    #[error("the other side took shared memory away")]
     Lost,
 }
 
@@ -103,7 +104,6 @@ impl Ring {
     ///
     /// # Errors
     /// When the files can not be opened.
-    #[cfg(test)]
     pub(super) fn open(base: &Path, max_message: u32) -> io::Result<Self> {
         let (header_path, data_path) = paths(base);
         let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
@@ -180,6 +180,17 @@ impl Ring {
         self.header.word(SEMAPHORE).load(Ordering::Acquire)
     }
 
+    /// Sleeps until there is a message to take, or for `timeout`; it may wake without one.
+    pub(super) fn wait(&self, timeout: Duration) {
+        /// Sleepers are counted in the high half.
+        const SLEEPER: u64 = 1 << 32;
+        let value = self.header.double_word(SEMAPHORE);
+        value.fetch_add(SLEEPER, Ordering::AcqRel);
+        // Returns at once if there is a message by now.
+        self.header.sleep(SEMAPHORE, 0, timeout);
+        value.fetch_sub(SLEEPER, Ordering::AcqRel);
+    }
+
     /// Tells the client whether it may send requests.
     pub(super) fn set_flow_control(&self, value: u32) {
         self.header
@@ -188,13 +199,11 @@ impl Ring {
     }
 
     /// What the server set.
-    #[cfg(test)]
     pub(super) fn flow_control(&self) -> u32 {
         self.header.word(FLOW_CONTROL).load(Ordering::Acquire)
     }
 
     /// Sides that are attached.
-    #[cfg(test)]
     pub(super) fn attached(&self) -> u32 {
         self.header.word(ATTACHED).load(Ordering::Acquire)
     }

@@ -19,11 +19,13 @@ use std::io;
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{SysconfVar, sysconf};
 
 /// A file mapped for reading and writing.
@@ -110,6 +112,17 @@ impl Shared {
         // SAFETY: the address is that of a mapped word; the kernel does not write to it. A failed
         // wake-up wakes nobody, which harms only the client that shares this memory.
         unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAKE, 1) };
+    }
+
+    /// Sleeps while the word at `offset` holds `value`, until it is woken or for `timeout`; it may
+    /// also return for no reason.
+    pub(super) fn sleep(&self, offset: usize, value: u32, timeout: Duration) {
+        let word = self.word(offset).as_ptr();
+        let timeout = TimeSpec::from(timeout);
+        let limit: *const libc::timespec = timeout.as_ref();
+        // SAFETY: the address is that of a mapped word, which the kernel only reads, and the
+        // time lives until the call ends. Whatever it returns, the caller looks at the word again.
+        unsafe { libc::syscall(libc::SYS_futex, word, libc::FUTEX_WAIT, value, limit) };
     }
 
     fn within(&self, offset: usize, length: usize) -> bool {

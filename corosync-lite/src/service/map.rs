@@ -4,7 +4,7 @@
 //! requests, and [`Map::poll_event`] gives what is to be sent to whom. Events that a request causes
 //! go out before its response.
 //!
-//! Limits: length of values, room that a client asks for, walks and trackers of one client.
+//! Limits: length of values, keys, room that a client asks for, walks and trackers of one client.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -17,6 +17,8 @@ use crate::config::{Keys, Value};
 const KEY_MIN: usize = 3;
 /// Longest value.
 const VALUE_MAX: usize = 16_384;
+/// With as many keys, clients can make no new ones.
+const KEYS_MAX: usize = 16_384;
 /// Most room that a client may ask for.
 const ROOM_MAX: u64 = 1 << 16;
 /// Walks, and trackers, that one client may have at a time.
@@ -107,6 +109,12 @@ impl Map {
         for (key, value) in values {
             self.set_statistic(&key, value);
         }
+    }
+
+    /// Whether somebody wants to be told of statistics.
+    pub fn tracks_statistics(&self) -> bool {
+        let mut clients = self.clients.values();
+        clients.any(|client| client.statistics && !client.trackers.is_empty())
     }
 
     /// Which of the two maps a client looks at.
@@ -253,6 +261,9 @@ impl Map {
         }
         if !self.config.contains_key(key) && !is_valid_key(key) {
             return Status::NAME_TOO_LONG;
+        }
+        if !self.config.contains_key(key) && self.config.len() >= KEYS_MAX {
+            return Status::NO_RESOURCES;
         }
         match checked(value) {
             Some(value) => {

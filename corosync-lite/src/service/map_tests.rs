@@ -84,6 +84,26 @@ fn answers_are_those_of_the_original() {
 }
 
 #[test]
+fn clients_make_so_many_keys_and_no_more() {
+    let mut map = Map::default();
+    let set = |map: &mut Map, number: usize| {
+        let key = format!("my.key.{number}");
+        let value = Raw::u8(1);
+        map.handle_request(ClientId(1), Request::Set { key, value })
+            .response
+    };
+    for number in 0..KEYS_MAX {
+        assert_eq!(set(&mut map, number), Response::Set(Status::OK));
+    }
+    let full = Response::Set(Status::NO_RESOURCES);
+    assert_eq!(set(&mut map, KEYS_MAX), full);
+    assert_eq!(set(&mut map, 0), Response::Set(Status::OK));
+    let key = "my.key.0".to_owned();
+    map.handle_request(ClientId(1), Request::Delete { key });
+    assert_eq!(set(&mut map, KEYS_MAX), Response::Set(Status::OK));
+}
+
+#[test]
 fn texts_are_stored_with_one_nul() {
     let text = |bytes: &[u8]| {
         checked(Raw {

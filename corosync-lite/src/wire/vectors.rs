@@ -88,6 +88,15 @@ fn datagram(ip: &[u8], fragments: &mut BTreeMap<(u32, u16), Vec<u8>>) -> Option<
     })
 }
 
+/// Messages between services in a capture of `knet` without encryption, and who sent them.
+pub(crate) fn executive(name: &str) -> Vec<(u32, exec::Message)> {
+    let mut checker = Checker::default();
+    for datagram in capture(name) {
+        checker.knet(&datagram.payload);
+    }
+    checker.executive
+}
+
 /// What was seen in a capture.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
@@ -110,6 +119,8 @@ pub(crate) struct Checker {
     pub(crate) messages: Vec<(u32, Message)>,
     /// Number and open message of each sender.
     open: BTreeMap<u32, (u8, Vec<u8>)>,
+    /// Messages between services and who sent them, in the order of the capture.
+    pub(crate) executive: Vec<(u32, exec::Message)>,
     /// Complete messages with their senders.
     pub(crate) delivered: Vec<(u32, Delivered)>,
 }
@@ -207,6 +218,7 @@ impl Checker {
                 zero_executive_holes(&mut expected);
                 let message = exec::Message::decode(&message.body).unwrap();
                 message.encode(&mut again);
+                self.executive.push((sender, message.clone()));
                 self.delivered.push((sender, Delivered::Executive(message)));
             }
             Group::Sync => {

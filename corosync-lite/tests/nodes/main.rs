@@ -6,4 +6,5 @@
 mod membership;
 mod messages;
 mod net;
+mod order;
 mod running;

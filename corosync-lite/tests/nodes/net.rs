@@ -144,6 +144,8 @@ pub struct Net {
     /// Every so many datagrams one is lost, if any.
     pub lose_every: Option<u64>,
     pub sent: u64,
+    /// Every datagram sent, if wanted.
+    pub record: Option<Vec<Bytes>>,
 }
 
 impl Net {
@@ -163,6 +165,7 @@ impl Net {
             delay: Duration::from_micros(50),
             lose_every: None,
             sent: 0,
+            record: None,
         };
         for node in &cluster.nodes {
             net.boot(cluster, *node, Stored::default());
@@ -292,6 +295,9 @@ impl Net {
         } else {
             vec![transmit.to]
         };
+        if let Some(record) = &mut self.record {
+            record.push(transmit.datagram.clone());
+        }
         for to in receivers {
             self.number += 1;
             self.sent += 1;

@@ -4,8 +4,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Transport;
+use crate::config::test_host::TestHost;
+use crate::config::{Config, Transport};
+use crate::proto::knet;
 use crate::qb::vectors::{Direction, frames};
+use crate::wire::exec;
+use crate::wire::vectors::executive;
 
 const LOCAL: NodeId = NodeId(1);
 const PEER: NodeId = NodeId(2);
@@ -176,6 +180,54 @@ fn answers_are_those_of_the_original() {
     assert_eq!(compared, 13);
 }
 
+/// Commands that real nodes sent to each other.
+fn captured(name: &str) -> Vec<(NodeId, Message)> {
+    let messages = executive(name).into_iter();
+    let commands = messages.filter_map(|(sender, message)| match message {
+        exec::Message::Cfg(message) => Some((NodeId(sender), message)),
+        _ => None,
+    });
+    commands.collect()
+}
+
+#[test]
+fn commands_of_real_nodes_are_done_and_sent() {
+    let commands = captured("knet-cfg-kill-shutdown.pcap.gz");
+    let done_by = |local| {
+        let mut cfg = Cfg::new(NodeId(local));
+        for (sender, message) in &commands {
+            cfg.handle_message(*sender, message);
+        }
+        std::iter::from_fn(move || cfg.poll_output())
+            .filter(|output| !matches!(output, Output::Log(_)))
+            .collect::<Vec<_>>()
+    };
+    let (killer, kill) = &commands[0];
+    let Message::KillNode { reason, .. } = kill else {
+        panic!("{commands:?}");
+    };
+    let killed = Output::Killed {
+        by: *killer,
+        reason: printable(reason),
+    };
+    assert_eq!(done_by(1), []);
+    assert_eq!(done_by(2), [Output::Shutdown]);
+    assert_eq!(done_by(3), [killed]);
+    // The same request makes the same message.
+    let mut setup = Setup::new();
+    setup.view.members.push(NodeId(3));
+    let request = Request::KillNode {
+        nodeid: 3,
+        reason: printable(reason),
+    };
+    assert_eq!(setup.ask(1, request)[0], mcast(kill.clone()));
+    let reloads = captured("knet-reload-add-link.pcap.gz");
+    let own: Vec<_> = reloads.iter().map(|(sender, _)| *sender).collect();
+    assert_eq!(own, [LOCAL]);
+    let (sender, reload) = &reloads[0];
+    assert_eq!(setup.deliver(*sender, reload), [Output::Reload]);
+}
+
 /// What `corosync-cfgtool -s` and `-n` read on two nodes.
 #[test]
 fn states_of_links_are_those_of_the_original() {
@@ -228,6 +280,70 @@ fn links_are_shown_as_they_are() {
         (link.source.as_str(), link.destination.as_str()),
         ("10.77.0.2", "")
     );
+}
+
+#[test]
+fn a_configuration_and_a_transport_make_a_view() {
+    let text = "totem {\n version: 2\n transport: T\n}\nnodelist {\n node {\n  nodeid: 2\n  \
+        name: n2\n  ring0_addr: 10.77.0.2\n  ring1_addr: 10.77.1.2\n }\n node {\n  nodeid: 1\n  \
+        name: n1\n  ring0_addr: 10.77.0.1\n  ring1_addr: 10.77.1.1\n }\n}\n";
+    let read = |transport| {
+        let text = text.replace('T', transport);
+        Config::read(text.as_bytes(), &TestHost).unwrap()
+    };
+    let config = read("knet");
+    let link = |link, up| knet::LinkStatus {
+        host: PEER,
+        link,
+        remote: "10.77.0.2:5405".parse().unwrap(),
+        up,
+        usable: up,
+        latency: None,
+        mtu: 1500,
+        data_room: 1397,
+        ups: 0,
+        downs: 0,
+        traffic: knet::Traffic::default(),
+    };
+    let members = BTreeSet::from([LOCAL]);
+    let mut view = FromConfig {
+        local: LOCAL,
+        config: &config,
+        members: &members,
+        links: vec![link(0, false), link(1, true)],
+        shutdown_timeout_ms: None,
+    };
+    let expected = ["0 10.77.0.1", "1 10.77.1.1"].map(str::to_owned);
+    let rings = view::ring_status(&view);
+    assert_eq!(
+        rings,
+        expected
+            .into_iter()
+            .zip(["n1", "n3"].map(str::to_owned))
+            .collect::<Vec<_>>()
+    );
+    assert_eq!(view.shutdown_timeout(), TIMEOUT);
+    assert!(view.is_reachable(PEER) && !view.is_member(PEER));
+    view.links.clear();
+    view.shutdown_timeout_ms = Some(70);
+    assert!(!view.is_reachable(PEER) && view.is_reachable(LOCAL));
+    assert_eq!(view.shutdown_timeout(), Duration::from_millis(70));
+    // Without links all that is known is the ring.
+    let text = text
+        .replace("  ring1_addr: 10.77.1.2\n", "")
+        .replace("  ring1_addr: 10.77.1.1\n", "");
+    let config = Config::read(text.replace('T', "udpu").as_bytes(), &TestHost).unwrap();
+    view.config = &config;
+    let status = view::node_status(PEER, &view).unwrap();
+    assert_eq!(
+        (
+            status.reachable,
+            status.links[0].connected,
+            status.links[0].mtu
+        ),
+        (false, false, 1500)
+    );
+    assert!(view::node_status(LOCAL, &view).unwrap().reachable);
 }
 
 #[test]
@@ -481,6 +597,120 @@ fn an_older_change_of_keys_does_not_undo_a_newer_one() {
     assert_eq!(setup.deliver(LOCAL, &cleanup), [Output::CleanupKeys]);
 }
 
+#[test]
+fn each_step_of_a_change_of_keys_waits_for_all_members() {
+    let activate = Message::CryptoReconfig(CryptoPhase::Activate);
+    let cleanup = Message::CryptoReconfig(CryptoPhase::Cleanup);
+    let begin = || {
+        let mut setup = Setup::new();
+        setup.cfg.set_members(&[LOCAL, PEER]);
+        setup.deliver(PEER, &Message::Reload(Source::default()));
+        setup
+            .cfg
+            .reload_done(Reloaded::Applied { keys_changed: true });
+        setup.drain();
+        assert_eq!(setup.deliver(LOCAL, &activate), []);
+        assert_eq!(setup.deliver(NodeId(9), &activate), []);
+        setup
+    };
+    let first = [Output::ActivateKeys, mcast(cleanup.clone())];
+    let mut setup = begin();
+    assert_eq!(setup.deliver(PEER, &activate), first);
+    assert_eq!(setup.deliver(LOCAL, &cleanup), []);
+    assert_eq!(setup.deliver(PEER, &cleanup), [Output::CleanupKeys]);
+    // The original does not wait: both messages of it may come first.
+    let mut setup = begin();
+    assert_eq!(setup.deliver(PEER, &activate), first);
+    assert_eq!(setup.deliver(PEER, &cleanup), []);
+    assert_eq!(setup.deliver(LOCAL, &cleanup), [Output::CleanupKeys]);
+    // And it forgets the old key then, which can not be waited for.
+    let mut setup = begin();
+    assert_eq!(setup.deliver(PEER, &cleanup), first);
+    assert_eq!(setup.deliver(PEER, &activate), []);
+    assert_eq!(setup.deliver(LOCAL, &activate), []);
+    assert_eq!(setup.deliver(LOCAL, &cleanup), [Output::CleanupKeys]);
+    // One who leaves is not waited for.
+    let mut setup = begin();
+    setup.cfg.set_members(&[LOCAL]);
+    assert_eq!(setup.drain(), first);
+    assert_eq!(setup.deliver(LOCAL, &cleanup), [Output::CleanupKeys]);
+}
+
+/// A node with the keys that it accepts; the first one is what it sends with.
+struct Rekeyed {
+    cfg: Cfg,
+    delivered: usize,
+    current: usize,
+    other: Option<usize>,
+    queue: VecDeque<Message>,
+}
+
+/// Runs changes of keys on three nodes that get the same messages, each at its own pace, and sends
+/// its own when its turn comes. All must be able to read all the time.
+fn rekey(turns: &[(usize, bool)], first: CryptoRace) {
+    let ids = [NodeId(1), NodeId(2), NodeId(3)];
+    let mut nodes: Vec<_> = ids
+        .map(|id| {
+            let mut cfg = Cfg::new(id);
+            cfg.set_members(&ids);
+            let queue = VecDeque::new();
+            Rekeyed {
+                cfg,
+                delivered: 0,
+                current: 0,
+                other: None,
+                queue,
+            }
+        })
+        .into();
+    let mut stream = vec![(ids[0], own_reload(0))];
+    let all = (0..200)
+        .flat_map(|_| [0, 1, 2])
+        .flat_map(|node| [(node, true), (node, false)]);
+    for (index, sends) in turns.iter().copied().chain(all) {
+        let node = &mut nodes[index];
+        if sends {
+            // A slow one has much else to send before.
+            let waits = first.0 == index && stream.len() < first.1;
+            let message = if waits { None } else { node.queue.pop_front() };
+            stream.extend(message.map(|message| (ids[index], message)));
+        } else if let Some((sender, message)) = stream.get(node.delivered) {
+            node.delivered += 1;
+            node.cfg.handle_message(*sender, message);
+        }
+        while let Some(output) = node.cfg.poll_output() {
+            match output {
+                Output::Mcast { message, .. } => node.queue.push_back(message),
+                Output::Reload => {
+                    node.other = Some(1);
+                    node.cfg
+                        .reload_done(Reloaded::Applied { keys_changed: true });
+                }
+                Output::ActivateKeys => {
+                    let old = std::mem::replace(&mut node.current, node.other.unwrap());
+                    node.other = Some(old);
+                }
+                Output::CleanupKeys => node.other = None,
+                _ => {}
+            }
+        }
+        // Everybody reads what everybody sends, however far it has come.
+        for sender in &nodes {
+            for receiver in &nodes {
+                let key = sender.current;
+                assert!(key == receiver.current || Some(key) == receiver.other);
+            }
+        }
+    }
+    for node in &nodes {
+        assert_eq!((node.current, node.other), (1, None));
+    }
+}
+
+/// A node, and how many messages of others go before its own.
+#[derive(Clone, Copy, Debug)]
+struct CryptoRace(usize, usize);
+
 #[derive(Clone, Debug)]
 enum Step {
     Ask(u64, Request),
@@ -562,6 +792,15 @@ impl Open {
 }
 
 proptest! {
+    #[test]
+    fn a_change_of_keys_loses_no_datagram(
+        turns in prop::collection::vec((0..3_usize, any::<bool>()), 0..60),
+        slow in 0..3_usize,
+    ) {
+        // The slow one speaks after both others have taken their first step.
+        rekey(&turns, CryptoRace(slow, 3));
+    }
+
     #[test]
     fn each_request_is_answered_once_and_little_is_kept(
         steps in prop::collection::vec(step(), 0..120),

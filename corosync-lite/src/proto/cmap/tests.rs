@@ -472,6 +472,30 @@ fn counters_are_computed_when_somebody_looks() {
 }
 
 #[test]
+fn who_tracks_counters_is_told_now_and_then() {
+    let mut setup = Setup::new(&[SECOND]);
+    setup.ask(Request::SetCurrentMap { map: 1 });
+    assert_eq!(setup.cmap.poll_timeout(), None);
+    setup.ask(Request::TrackAdd {
+        key: "stats.srp.mcast_tx".to_owned(),
+        kinds: track::MODIFY,
+        client_handle: 5,
+    });
+    let due = setup.now + TOLD_EVERY;
+    assert_eq!(setup.cmap.poll_timeout(), Some(due));
+    setup.view.statistics.ring.messages_sent = 7;
+    setup.cmap.handle_timeout(due - FRESH, &setup.view);
+    assert_eq!(setup.drain(), []);
+    setup.cmap.handle_timeout(due, &setup.view);
+    let outputs = setup.drain();
+    assert!(
+        matches!(&outputs[..], [Output::Event(CLIENT, event)] if event.new == Some(Raw::u64(7)))
+    );
+    setup.cmap.client_gone(CLIENT);
+    assert_eq!(setup.cmap.poll_timeout(), None);
+}
+
+#[test]
 fn root_and_those_named_have_access() {
     let mut setup = Setup::new(&[SECOND]);
     assert!(setup.cmap.allows(0, 5) && setup.cmap.allows(5, 0));

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::test_host::TestHost;
 use crate::proto::{knet, srp};
 use crate::service::ClientId;
 use crate::service::cmap::{Event, Request, track};
@@ -73,6 +74,47 @@ fn votes_that_stay_are_not_told() {
         "runtime.votequorum.wait_for_all_status",
     ];
     assert_eq!(told(&mut map), keys);
+}
+
+#[test]
+fn what_follows_from_a_file_is_shown_beside_it() {
+    let nodes = "nodelist {\n node {\n  name: n1\n  nodeid: 1\n  ring0_addr: 10.77.0.1\n }\n node {\n  \
+        name: n2\n  nodeid: 2\n  ring0_addr: host-two\n }\n}\n";
+    let read = |transport: &str| {
+        let text = format!("totem {{\n version: 2\n cluster_name: c\n{transport}}}\n{nodes}");
+        Config::read(text.as_bytes(), &TestHost).unwrap()
+    };
+    let mut map = tracked();
+    put_config(&mut map, &read(""));
+    let expected = [
+        ("totem.interface.0.bindnetaddr", Raw::text("10.77.0.1")),
+        ("nodelist.node.1.ring0_addr", Raw::text("host-two")),
+        ("nodelist.local_node_pos", Raw::u32(0)),
+        ("runtime.config.totem.token", Raw::u32(3000)),
+        (
+            "runtime.config.totem.knet_compression_model",
+            Raw::text("none"),
+        ),
+        (
+            "runtime.config.totem.interface.0.knet_ping_timeout",
+            Raw::u32(1500),
+        ),
+    ];
+    for (key, value) in expected {
+        assert_eq!(map.value(key), Some(&value), "{key}");
+    }
+    told(&mut map);
+    put_config(&mut map, &read(""));
+    assert_eq!(told(&mut map), Vec::<String>::new());
+    let mut map = Map::default();
+    put_config(&mut map, &read(" transport: udp\n"));
+    let ping = map.value("runtime.config.totem.interface.0.knet_ping_timeout");
+    assert_eq!(ping, None);
+    assert!(map.value("totem.interface.0.mcastaddr").is_some());
+    assert_eq!(
+        map.value("totem.interface.0.mcastport"),
+        Some(&Raw::u16(5405))
+    );
 }
 
 #[test]

@@ -1,0 +1,228 @@
+//! The order in which the daemon starts and ends. It is that of Corosync, so that the first thing
+//! that is wrong is the same one.
+
+use std::path::{Path, PathBuf};
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+
+use super::background::{self, Parent, Side};
+use super::cli::{Cli, code};
+use super::conf::{self, ReadError};
+use super::lock::{InstanceLock, LockError};
+use super::logging::{Log, Settings};
+use super::process::{self, Scheduling};
+use crate::clock;
+use crate::config::Config;
+use crate::host::ThisHost;
+use crate::proto::node::{Node, Stored};
+use crate::qb::{Options, Server, remove_leftovers};
+use crate::runtime::{End, Parts, Runtime, RuntimeError, Signals};
+use crate::store::{StateStore, StoreError};
+use crate::wire::NodeId;
+
+const STATE_DIR: &str = "/var/lib/corosync";
+/// Set by systemd.
+const STATE_DIR_VARIABLE: &str = "STATE_DIRECTORY";
+/// Where rings of clients are.
+const RINGS: &str = "/dev/shm";
+
+/// Why the daemon ends before its time.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    fn new(code: u8, text: impl ToString) -> Self {
+        Self {
+            code,
+            text: text.to_string(),
+        }
+    }
+}
+
+/// Runs the daemon, or checks the configuration. Gives the exit code.
+#[must_use]
+pub fn run(cli: &Cli) -> u8 {
+    let config = match conf::config(&cli.config, &ThisHost) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error),
+    };
+    if cli.test {
+        for warning in &config.warnings {
+            eprintln!("warning: {warning}");
+        }
+        return 0;
+    }
+    let settings = Settings::read(&config.keys);
+    // Until it serves, a daemon in the background has the terminal to tell why it does not.
+    let log = match Log::start(settings, true) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("corosync-lite: logging can not be started: {error}");
+            return code::LOGGING;
+        }
+    };
+    let parent = if cli.foreground {
+        Parent::none()
+    } else {
+        match background::detach() {
+            Ok(Side::Parent(code)) => return code,
+            Ok(Side::Daemon(parent)) => parent,
+            Err(error) => {
+                tracing::error!(target: "MAIN", "no process for the background: {error}");
+                return code::FORK;
+            }
+        }
+    };
+    let code = match serve(cli, &config, &log, parent) {
+        Ok(()) => 0,
+        Err(failure) => {
+            tracing::error!(target: "MAIN", "{}", failure.text);
+            tracing::error!(
+                target: "MAIN",
+                "Corosync Cluster Engine exiting with status {}",
+                failure.code
+            );
+            failure.code
+        }
+    };
+    log.finish();
+    code
+}
+
+/// Tells of a configuration that can not be used: to whoever sees the terminal, and to the log of
+/// the host.
+fn refuse(error: &ReadError) -> u8 {
+    eprint!("{}", error.render());
+    let settings = Settings::default();
+    if Log::start(settings, false).is_ok() {
+        tracing::error!(target: "MAIN", "{error}");
+    }
+    error.exit_code()
+}
+
+fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<(), Failure> {
+    tracing::info!(
+        target: "MAIN",
+        "Corosync Cluster Engine (corosync-lite {}) starting up",
+        env!("CARGO_PKG_VERSION")
+    );
+    for warning in &config.warnings {
+        tracing::warn!(target: "MAIN", "{warning}");
+    }
+    let fatal = |error: &dyn std::fmt::Display| Failure::new(code::FATAL, error);
+    let signals = Signals::take().map_err(|error| fatal(&error))?;
+    log.start_thread()
+        .map_err(|error| Failure::new(code::LOGGING, error))?;
+    set_up_process(config)?;
+    let lock = InstanceLock::acquire(&absolute(&cli.pid_file)).map_err(|error| match &error {
+        LockError::Running { .. } => Failure::new(code::RUNNING, &error),
+        LockError::File { .. } => Failure::new(code::LOCK, &error),
+    })?;
+    if let Some(pid) = lock.predecessor() {
+        // Of a daemon that was killed: nobody else removes them.
+        let removed = remove_leftovers(Path::new(RINGS), pid).unwrap_or(0);
+        tracing::info!(
+            target: "MAIN",
+            "process {pid} did not end in order; files of {removed} of its clients were removed"
+        );
+    }
+    let (store, stored) = open_store(cli, config)?;
+    let node = new_node(config, stored)?;
+    let server = Server::new(Options::default()).map_err(|error| fatal(&error))?;
+    let runtime = Runtime::new(Parts {
+        node,
+        store,
+        server,
+        signals,
+        log: log.clone(),
+        config: absolute(&cli.config),
+    });
+    let runtime = runtime.map_err(|error| runtime_failure(&error))?;
+    let end = runtime.run(|| {
+        if let Err(error) = parent.ready() {
+            tracing::warn!(target: "MAIN", "the terminal can not be let go of: {error}");
+        }
+        notify(sd_notify::NotifyState::Ready);
+    });
+    notify(sd_notify::NotifyState::Stopping);
+    let end = end.map_err(|error| runtime_failure(&error))?;
+    match end {
+        End::Signal(_) | End::Shutdown(_) => {
+            tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting normally");
+        }
+    }
+    drop(lock);
+    Ok(())
+}
+
+fn set_up_process(config: &Config) -> Result<(), Failure> {
+    let scheduling =
+        Scheduling::read(&config.keys).map_err(|text| Failure::new(code::CONFIG, text))?;
+    process::raise_descriptor_limit();
+    let results = [process::protect_key(), process::lock_memory()];
+    let refused = results.into_iter().filter_map(Result::err);
+    for text in refused.chain(scheduling.apply()) {
+        tracing::warn!(target: "MAIN", "{text}");
+    }
+    Ok(())
+}
+
+fn open_store(cli: &Cli, config: &Config) -> Result<(StateStore, Stored), Failure> {
+    let named = config.keys.text("system.state_dir");
+    let directory = cli
+        .state_dir
+        .clone()
+        .or_else(|| named.map(PathBuf::from))
+        .or_else(|| std::env::var_os(STATE_DIR_VARIABLE).map(PathBuf::from))
+        .unwrap_or_else(|| PathBuf::from(STATE_DIR));
+    let failure = |error: StoreError| {
+        let code = match error {
+            StoreError::Directory { .. } => code::STATE_DIR,
+            StoreError::Read { .. } | StoreError::Write { .. } => code::RING_ID,
+        };
+        Failure::new(code, error)
+    };
+    let id = config.local_node().map_or(0, |node| node.id);
+    let directory = absolute(&directory);
+    let store = StateStore::open(&directory, NodeId(id)).map_err(failure)?;
+    // The daemon keeps no other directory from being unmounted.
+    std::env::set_current_dir(&directory).map_err(|error| {
+        Failure::new(code::STATE_DIR, format!("{}: {error}", directory.display()))
+    })?;
+    let stored = store.load().map_err(failure)?;
+    Ok((store, stored))
+}
+
+fn new_node(config: &Config, stored: Stored) -> Result<Node, Failure> {
+    let mut seed = [0; 32];
+    SystemRandom::new()
+        .fill(&mut seed)
+        .map_err(|_| Failure::new(code::FATAL, "the system has no random numbers"))?;
+    Node::new(config, stored, seed, clock::since_boot(), clock::now())
+        .map_err(|error| Failure::new(code::SERVICES, error))
+}
+
+fn runtime_failure(error: &RuntimeError) -> Failure {
+    let code = match error {
+        RuntimeError::Store(_) => code::RING_ID,
+        RuntimeError::System { error, .. } if error.kind() == std::io::ErrorKind::AddrInUse => {
+            code::RUNNING
+        }
+        RuntimeError::System { .. } => code::FATAL,
+    };
+    Failure::new(code, error)
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(target: "MAIN", "the service manager can not be told: {error}");
+    }
+}
+
+/// The file is read again at each reload, wherever the process is by then.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,252 @@
+//! Connections of the local services.
+//!
+//! Invariant: the node knows exactly the clients that are in the table, and each under a number
+//! that was never used before.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use crate::proto::node::{Credentials, Flow, Node, Request, Service};
+use crate::qb::{self, ConnectionId, Event, FlowControl, SendError, Server, ServiceId};
+use crate::service::{ClientId, Message, cmap};
+
+/// The daemon has no membership yet: clients try again.
+const NOT_READY: i32 = -11;
+const VOTEQUORUM: &str = "corosync_votequorum";
+
+/// What was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// There was nothing.
+    Nothing,
+    /// A client wrote keys of the configuration map.
+    Keys,
+    /// Anything else.
+    Other,
+}
+
+#[derive(Debug)]
+pub(super) struct Clients {
+    server: Server,
+    services: Vec<(ServiceId, Service)>,
+    table: BTreeMap<ClientId, (ConnectionId, Service)>,
+    is_open: bool,
+}
+
+impl Clients {
+    /// Offers the services of a node.
+    ///
+    /// # Errors
+    /// `AddrInUse` when another daemon of this network namespace does.
+    pub(super) fn new(mut server: Server, node: &Node) -> io::Result<Self> {
+        let provider = node.config().quorum.provider.as_deref();
+        let offered =
+            |service: &Service| *service != Service::Votequorum || provider == Some(VOTEQUORUM);
+        let mut services = Vec::new();
+        for service in Service::ALL.into_iter().filter(offered) {
+            let id = server
+                .listen(service.name())
+                .map_err(|error| match error.kind() {
+                    io::ErrorKind::AddrInUse => io::Error::new(
+                        io::ErrorKind::AddrInUse,
+                        format!(
+                            "the service '{}' is offered by another program in this network \
+                         namespace: is another Corosync running?",
+                            service.name()
+                        ),
+                    ),
+                    _ => error,
+                })?;
+            services.push((id, service));
+        }
+        Ok(Self {
+            server,
+            services,
+            table: BTreeMap::new(),
+            is_open: false,
+        })
+    }
+
+    /// From now on clients are let in.
+    pub(super) fn open(&mut self) {
+        self.is_open = true;
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn process(&mut self, now: Instant) -> io::Result<()> {
+        self.server.process(now)
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.server.poll_timeout()
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.server.has_pending()
+    }
+
+    /// Takes the next thing that a client did.
+    pub(super) fn take_event(&mut self, node: &mut Node, now: Instant) -> Taken {
+        let Some(event) = self.server.poll_event() else {
+            return Taken::Nothing;
+        };
+        match event {
+            Event::Hello {
+                connection,
+                service,
+                credentials,
+            } => {
+                if let Some(service) = self.service(service) {
+                    self.admit(node, now, connection, service, credentials);
+                }
+            }
+            Event::Request {
+                connection,
+                request,
+                ..
+            } => {
+                return self.handle_request(node, now, connection, &request);
+            }
+            Event::Closed {
+                connection, reason, ..
+            } => {
+                let client = ClientId(connection.number());
+                if let Some((_, service)) = self.table.remove(&client) {
+                    tracing::debug!(target: "QB", "client of '{}': {reason}", service.name());
+                    node.client_gone(now, client);
+                }
+            }
+        }
+        Taken::Other
+    }
+
+    pub(super) fn respond(&mut self, client: ClientId, message: &Message) {
+        if let Some((connection, service)) = self.table.get(&client).copied() {
+            let (id, error) = (message.id, message.status.0);
+            let sent = self.server.respond(connection, id, error, &message.parts());
+            self.check(connection, service, sent);
+        }
+    }
+
+    pub(super) fn notify(&mut self, client: ClientId, message: &Message) {
+        if let Some((connection, service)) = self.table.get(&client).copied() {
+            let (id, error) = (message.id, message.status.0);
+            let sent = self.server.notify(connection, id, error, &message.parts());
+            self.check(connection, service, sent);
+        }
+    }
+
+    pub(super) fn set_flow(&mut self, service: Service, flow: Flow) {
+        let flow = match flow {
+            Flow::Open => FlowControl::Free,
+            Flow::Blocked => FlowControl::Soft,
+        };
+        if let Some((id, _)) = self.services.iter().find(|(_, other)| *other == service) {
+            self.server.set_flow_control(*id, flow);
+        }
+    }
+
+    fn service(&self, id: ServiceId) -> Option<Service> {
+        let mut services = self.services.iter();
+        services
+            .find(|(other, _)| *other == id)
+            .map(|(_, service)| *service)
+    }
+
+    fn admit(
+        &mut self,
+        node: &mut Node,
+        now: Instant,
+        connection: ConnectionId,
+        service: Service,
+        who: qb::Credentials,
+    ) {
+        let name = service.name();
+        if !self.is_open {
+            tracing::debug!(
+                target: "QB",
+                "Denied connection of process {} to '{name}', corosync is not ready",
+                who.pid
+            );
+            return self.server.refuse(connection, NOT_READY);
+        }
+        let client = ClientId(connection.number());
+        let credentials = Credentials {
+            pid: who.pid,
+            uid: who.uid,
+            gid: who.gid,
+        };
+        if let Err(refusal) = node.client_connected(now, client, service, credentials) {
+            tracing::warn!(
+                target: "QB",
+                "Denied connection of process {} to '{name}': {refusal}",
+                who.pid
+            );
+            return self.server.refuse(connection, refusal.errno());
+        }
+        // Told to the node already: if this fails, the end of the connection is told, too.
+        self.table.insert(client, (connection, service));
+        if let Err(error) = self.server.accept(connection) {
+            tracing::debug!(target: "QB", "process {} could not be let in: {error}", who.pid);
+        }
+    }
+
+    fn handle_request(
+        &mut self,
+        node: &mut Node,
+        now: Instant,
+        connection: ConnectionId,
+        request: &qb::Request,
+    ) -> Taken {
+        let client = ClientId(connection.number());
+        let Some((_, service)) = self.table.get(&client).copied() else {
+            return Taken::Other;
+        };
+        match Request::decode(service, &request.message) {
+            Ok(request) => {
+                let writes = matches!(
+                    request,
+                    Request::Cmap(cmap::Request::Set { .. } | cmap::Request::Delete { .. })
+                );
+                node.handle_request(now, client, request);
+                if writes {
+                    return Taken::Keys;
+                }
+            }
+            Err(error) => {
+                let (id, name) = (request.id, service.name());
+                tracing::debug!(target: "QB", "request {id} to '{name}' is refused: {error}");
+                if service.is_answered(id) {
+                    self.respond(client, &Message::rejected(error));
+                }
+            }
+        }
+        Taken::Other
+    }
+
+    fn check(&mut self, connection: ConnectionId, service: Service, sent: Result<(), SendError>) {
+        match sent {
+            // Closed: that is told as an event.
+            Ok(()) | Err(SendError::Closed) => {}
+            Err(error @ SendError::TooLong { .. }) => {
+                tracing::warn!(
+                    target: "QB",
+                    "client of '{}' is disconnected: {error}",
+                    service.name()
+                );
+                self.server.close(connection);
+            }
+        }
+    }
+}
+
+impl AsFd for Clients {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.server.as_fd()
+    }
+}
