@@ -130,7 +130,9 @@ impl World {
         let end = self.now + limit;
         while !is_so(self) {
             if self.now >= end {
-                return Err(failure(what, format!("not within {} ms", limit / MS)));
+                let missing = self.missing();
+                let text = format!("not within {} ms; missing {missing:?}", limit / MS);
+                return Err(failure(what, text));
             }
             self.run_until(self.now + STEP)?;
         }
@@ -166,12 +168,16 @@ impl World {
 
     /// Whether each process has got back what it sent.
     fn is_all_back(&self) -> bool {
-        self.members.iter().all(|member| {
-            let mut joined = member
-                .processes
-                .iter()
-                .filter(|process| process.stage == Stage::Joined);
-            joined.all(|process| self.check.own(process.pid) == process.sent)
-        })
+        self.missing().is_empty()
+    }
+
+    /// Processes that have not got back what they sent: process, sent, got back.
+    fn missing(&self) -> Vec<(u32, u32, u32)> {
+        let processes = self.members.iter().flat_map(|member| &member.processes);
+        let joined = processes.filter(|process| process.stage == Stage::Joined);
+        joined
+            .map(|process| (process.pid, process.sent, self.check.own(process.pid)))
+            .filter(|(_, sent, own)| sent != own)
+            .collect()
     }
 }

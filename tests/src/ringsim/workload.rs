@@ -150,6 +150,9 @@ impl World {
             if data.len() > MESSAGE_MAX || (data.len() > PARTS_FROM && self.rng.chance(500)) {
                 self.process(id, slot).partial = Some((data, 0));
                 self.send_part(id, slot);
+                if !self.busy {
+                    self.agenda.plan(self.now + MS, Happening::Deed(id, slot));
+                }
                 return;
             }
             let is_short = data.len() < super::check::HEAD;
