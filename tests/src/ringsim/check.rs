@@ -171,6 +171,11 @@ impl Checker {
         self.lives.get(&id)?.ring
     }
 
+    /// Whether that ring is in operation.
+    pub(super) fn is_operational(&self, id: u32) -> bool {
+        self.lives.get(&id).is_some_and(|life| life.is_operational)
+    }
+
     pub(super) fn started(&mut self, id: u32) {
         self.lives.insert(id, Life::default());
         *self.started.entry(id).or_insert(0) += 1;

@@ -119,6 +119,11 @@ impl Replicas {
         self.is_busy = false;
     }
 
+    /// The next event comes in a ring that is not in operation any more.
+    pub(super) fn breaking(&mut self, id: u32, group: Group) {
+        self.env.net.tell(World::at(id), group, Event::Breaking);
+    }
+
     /// A group tells its member something.
     pub(super) fn told(&mut self, id: u32, group: Group, ring: Option<Ring>, event: CpgEvent) {
         let node = World::at(id);

@@ -236,7 +236,11 @@ impl World {
             Owner::Process(slot) => slot,
             Owner::Replica(kind) => {
                 let ring = self.check.ring_of(id);
+                let is_breaking = !self.check.is_operational(id);
                 if let Some(replicas) = &mut self.replicas {
+                    if is_breaking {
+                        replicas.breaking(id, kind);
+                    }
                     replicas.told(id, kind, ring, event);
                 }
                 return;

@@ -51,6 +51,8 @@ pub enum Event {
         /// Whether it was ordered in a ring with quorum.
         quorate: bool,
     },
+    /// Messages that follow need not be those that other members get: the ring is breaking.
+    Breaking,
     /// The members changed.
     Members {
         /// All of them.
