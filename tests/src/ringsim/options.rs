@@ -194,8 +194,8 @@ impl Options {
     pub fn draw(seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x7269_6e67_7369_6d21);
         let rng = &mut rng;
-        let nodes = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7, 8, 12, 16, 32]);
-        let nodes = if nodes > 8 && rng.chance(700) {
+        let nodes = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 12, 16, 32]);
+        let nodes = if nodes > 8 && rng.chance(800) {
             nodes / 4
         } else {
             nodes
@@ -216,7 +216,7 @@ impl Options {
             .collect();
         // A large ring costs as much in a few seconds as a small one in a minute.
         let size = u64::from(nodes);
-        let faulty_ms = rng.between(3_000, 30_000) / (1 + size / 4);
+        let faulty_ms = rng.between(2_000, 16_000) / (1 + size / 4);
         Self {
             seed,
             nodes,
@@ -233,8 +233,8 @@ impl Options {
             fault_gap_ms: *rng.pick(&[300, 1000, 2000, 5000]),
             processes: if nodes > 8 { 1 } else { *rng.pick(&[1, 1, 2, 3]) },
             groups: rng.between(1, 2),
-            deed_gap_ms: *rng.pick(&[20, 100, 300]) * (1 + size / 4),
-            message_max: *rng.pick(&[30, 300, 3000, 3000, 20_000, 20_000, 1_100_000]),
+            deed_gap_ms: *rng.pick(&[20, 100, 300, 600]) * (1 + size / 3),
+            message_max: *rng.pick(&[30, 300, 300, 3000, 3000, 3000, 20_000, 1_100_000]),
             replicas: nodes <= 7 && rng.chance(250),
             defect: None,
         }

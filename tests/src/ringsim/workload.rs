@@ -170,7 +170,7 @@ impl World {
         match self.rng.below(40) {
             0 => 1 + self.rng.below(8),
             1..4 if most <= 20_000 => self.rng.between(1, most),
-            1 => self.rng.between(1, most),
+            1 if self.rng.chance(300) => self.rng.between(1, most),
             2..20 => self.rng.between(1, most.min(2000)),
             _ => self.rng.between(1, most.min(100)),
         }
