@@ -352,7 +352,8 @@ impl Checker {
         let sum: BTreeSet<Who> = listener.view.difference(left).copied().collect();
         let sum: BTreeSet<Who> = sum.union(joined).copied().collect();
         let is_sum = sum == members && left.is_subset(&listener.view);
-        let is_news = joined.is_disjoint(&listener.view) || joined.iter().all(|it| left.contains(it));
+        let is_news =
+            joined.is_disjoint(&listener.view) || joined.iter().all(|it| left.contains(it));
         if !is_first && !(is_sum && is_news) {
             let text = format!("{:?} - {left:?} + {joined:?} = {members:?}", listener.view);
             return Err(("changes add up", text));

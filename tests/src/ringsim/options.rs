@@ -231,7 +231,11 @@ impl Options {
             faulty_ms,
             faults,
             fault_gap_ms: *rng.pick(&[300, 1000, 2000, 5000]),
-            processes: if nodes > 8 { 1 } else { *rng.pick(&[1, 1, 2, 3]) },
+            processes: if nodes > 8 {
+                1
+            } else {
+                *rng.pick(&[1, 1, 2, 3])
+            },
             groups: rng.between(1, 2),
             deed_gap_ms: *rng.pick(&[20, 100, 300, 600]) * (1 + size / 3),
             message_max: *rng.pick(&[30, 300, 300, 3000, 3000, 3000, 20_000, 1_100_000]),

@@ -214,9 +214,7 @@ impl World {
         };
         let process = &mut self.member(id).processes[slot];
         match response {
-            cpg::Response::Join(status) | cpg::Response::Leave(status)
-                if *status != Status::OK =>
-            {
+            cpg::Response::Join(status) | cpg::Response::Leave(status) if *status != Status::OK => {
                 let text = format!("n{id}: {status:?} in {:?}", process.stage);
                 self.check.fail("joins and leaves are taken", text);
             }

@@ -103,7 +103,12 @@ fn check_order(spans: &[&Span]) -> Result<(), Failure> {
             .iter()
             .zip(&span.items[..span.regular]);
         if let Some(differs) = pairs.position(|(one, other)| one != other) {
-            return Err(broken("members get the same in one order", longest, span, differs));
+            return Err(broken(
+                "members get the same in one order",
+                longest,
+                span,
+                differs,
+            ));
         }
     }
     Ok(())
@@ -142,7 +147,12 @@ fn compare(fellows: &[(&Span, &BTreeSet<u32>)]) -> Result<(), Failure> {
         }
         let same = offset(span, longest).is_some_and(|at| longest.items[at..] == span.items);
         if !same {
-            return Err(broken("who goes on together got the same", longest, span, 0));
+            return Err(broken(
+                "who goes on together got the same",
+                longest,
+                span,
+                0,
+            ));
         }
     }
     Ok(())
