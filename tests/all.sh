@@ -8,3 +8,12 @@ install_missing tests
 export PMXCFS_TEST_ALL=1
 cargo build --locked --workspace
 cargo test --locked --workspace "$@"
+if [ $# -eq 0 ]; then
+    # Clusters again on the other messaging daemon, and on rings of both. How old locks become does
+    # not depend on it, and takes long.
+    for messaging in corosync-lite corosync-lite:corosync; do
+        echo "messaging: $messaging"
+        COROSYNC_BIN=$messaging cargo test --locked --package tests \
+            --test cluster --test nodes -- --skip age_of_locks
+    done
+fi

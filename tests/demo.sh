@@ -5,5 +5,5 @@ set -eu
 cd "$(dirname "$0")/.."
 . tests/setup.sh
 install_missing
-cargo build --release --locked --package pmxcfs --package tests
+cargo build --release --locked --package corosync-lite --package pmxcfs --package tests
 exec target/release/lab "$@"

@@ -33,6 +33,7 @@ install_missing() {
     if [ "${1:-}" = tests ]; then
         need_package rsync rsync
         need_package git git
+        need_package python3 python3
         need_package vim vim-tiny
         need_package sqlite3 sqlite3
     fi

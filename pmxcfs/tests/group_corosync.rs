@@ -243,12 +243,10 @@ impl Host {
     }
 
     fn send(&mut self, sender: &pmxcfs::group::Sender, payload: &[u8]) {
-        pmxcfs::group::retry::mcast(sender, GroupName::Config, payload, |pause| {
+        insist(sender, payload, |pause| {
             self.group
                 .wait(Some(pause), self.wake.as_fd(), &mut self.events);
-            std::ops::ControlFlow::Continue(())
-        })
-        .unwrap();
+        });
     }
 
     fn many_messages_come_in_batches_and_order(&mut self) {
@@ -259,11 +257,9 @@ impl Host {
             let (never, closed) = std::sync::mpsc::channel::<()>();
             for number in 0..COUNT {
                 let payload = number.to_le_bytes();
-                pmxcfs::group::retry::mcast(&sender, GroupName::Config, &payload, |pause| {
+                insist(&sender, &payload, |pause| {
                     closed.recv_timeout(pause).unwrap_or_default();
-                    std::ops::ControlFlow::Continue(())
-                })
-                .unwrap();
+                });
             }
             drop(never);
         });
@@ -384,4 +380,16 @@ impl Drop for Corosync {
         drop(self.0.kill());
         drop(self.0.wait());
     }
+}
+
+/// Sends, and again while Corosync is busy.
+fn insist(sender: &pmxcfs::group::Sender, payload: &[u8], mut pause: impl FnMut(Duration)) {
+    use pmxcfs::group::retry::{ATTEMPTS, PAUSE};
+    for _ in 0..ATTEMPTS {
+        match sender.mcast(GroupName::Config, payload) {
+            Err(McastError::Backpressure) => pause(PAUSE),
+            result => return result.unwrap(),
+        }
+    }
+    panic!("Corosync takes no messages");
 }

@@ -246,6 +246,24 @@ fn blocked_writers_do_not_delay_readers() {
 }
 
 #[test]
+fn a_slow_disk_does_not_stop_readers() {
+    let mounted = Mounted::new();
+    mounted.sh("echo x > f");
+    for _ in 0..3 {
+        mounted.backend.hold_disk();
+        // Whoever stores next is held up, and another thread has to see to the rest.
+        fs::read(mounted.path(".version")).unwrap();
+        mounted.backend.wait_blocked(1);
+        for _ in 0..50 {
+            fs::read(mounted.path(".version")).unwrap();
+            File::open(mounted.path("f")).unwrap();
+        }
+        mounted.backend.release_disk();
+        fs::read(mounted.path(".version")).unwrap();
+    }
+}
+
+#[test]
 fn a_storm_of_invalidations_and_users_ends() {
     let mounted = Mounted::new();
     mounted.sh("mkdir d; for i in 0 1 2 3; do echo $i > d/$i; done");

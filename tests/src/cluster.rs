@@ -30,6 +30,8 @@ pub struct Cluster {
     pub lab: Lab,
     /// The binary of each node's pmxcfs.
     binaries: Vec<PathBuf>,
+    /// The binary of each node's messaging daemon.
+    messaging: Vec<PathBuf>,
 }
 
 impl Cluster {
@@ -56,6 +58,7 @@ impl Cluster {
     /// # Errors
     /// When a daemon does not come up.
     pub fn over(lab: Lab, corosync: Vec<Corosync>, binaries: &[PathBuf]) -> Result<Self> {
+        let messaging = corosync.iter().map(|it| it.path().to_owned()).collect();
         let corosync = corosync.into_iter().map(Some).collect();
         let pmxcfs = binaries.iter().map(|_| None).collect();
         let mut cluster = Self {
@@ -63,6 +66,7 @@ impl Cluster {
             corosync,
             lab,
             binaries: binaries.to_vec(),
+            messaging,
         };
         for id in 1..=binaries.len() {
             cluster.start_pmxcfs(id, &[])?;
@@ -93,7 +97,10 @@ impl Cluster {
     /// # Panics
     /// When there is no such node.
     pub fn start_corosync(&mut self, id: usize) -> Result<()> {
-        self.corosync[id - 1] = Some(Corosync::start(self.lab.host(id))?);
+        self.corosync[id - 1] = Some(Corosync::start_program(
+            self.lab.host(id),
+            &self.messaging[id - 1],
+        )?);
         Ok(())
     }
 

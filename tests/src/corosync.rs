@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::daemon::built;
 use crate::lab::{Host, LINKS, Lab, Program, Requirement, address, missing};
 use crate::wait::{eventually, eventually_ok};
 
@@ -18,6 +19,9 @@ use crate::wait::{eventually, eventually_ok};
 pub const FORM_DEADLINE: Duration = Duration::from_secs(60);
 /// Corosync leaves the ring at once and ends; this allows for a busy machine.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// Debian's daemon.
+const INSTALLED: &str = "corosync";
 
 /// Parts of warnings that every start may have, and that mean nothing for a test.
 const HARMLESS: [&str; 6] = [
@@ -33,6 +37,24 @@ const HARMLESS: [&str; 6] = [
     "Denied connection, corosync is not ready",
 ];
 
+/// How packets of the ring travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Kronosnet: several links, encryption.
+    Knet,
+    /// Plain UDP, one packet for each receiver.
+    Udpu,
+}
+
+impl Transport {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Knet => "knet",
+            Self::Udpu => "udpu",
+        }
+    }
+}
+
 /// What is written to `corosync.conf`.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -46,14 +68,26 @@ pub struct Settings {
     pub token: Duration,
     /// Encrypt and sign, with a key that all nodes have.
     pub encrypted: bool,
+    /// How packets travel.
+    pub transport: Transport,
+    /// Links that are used; udpu has one.
+    pub links: usize,
+    /// Bytes of the key.
+    pub key: Vec<u8>,
+    /// Further lines of the section `logging`.
+    pub logging: Vec<String>,
     /// Further lines of the section `totem`.
     pub totem: Vec<String>,
     /// Further lines of the section `quorum`.
     pub quorum: Vec<String>,
+    /// Daemons that the nodes take in turns, with colons between them: `corosync` is the installed
+    /// one, `corosync-lite` the one that was built beside this program, others are paths.
+    pub messaging: String,
 }
 
 impl Settings {
-    /// For nodes 1 to `count`.
+    /// For nodes 1 to `count`. `COROSYNC_BIN` has the messaging daemons; without it they are
+    /// Corosync.
     #[must_use]
     pub fn new(count: usize) -> Self {
         Self {
@@ -62,8 +96,14 @@ impl Settings {
             nodes: (1..=count).collect(),
             token: Duration::from_secs(1),
             encrypted: true,
+            transport: Transport::Knet,
+            links: LINKS,
+            // Secret enough for networks that end within this machine, and the same on all hosts.
+            key: (0..=255).collect(),
+            logging: Vec::new(),
             totem: Vec::new(),
             quorum: Vec::new(),
+            messaging: std::env::var("COROSYNC_BIN").unwrap_or_default(),
         }
     }
 
@@ -80,13 +120,17 @@ impl Settings {
             out,
             "logging {{\n  debug: off\n  timestamp: hires\n  to_stderr: yes"
         )?;
-        writeln!(out, "  to_syslog: no\n}}\n\nnodelist {{")?;
+        writeln!(out, "  to_syslog: no")?;
+        for line in &self.logging {
+            writeln!(out, "  {line}")?;
+        }
+        writeln!(out, "}}\n\nnodelist {{")?;
         for id in &self.nodes {
             writeln!(
                 out,
                 "  node {{\n    name: n{id}\n    nodeid: {id}\n    quorum_votes: 1"
             )?;
-            for link in 0..LINKS {
+            for link in 0..self.links {
                 writeln!(out, "    ring{link}_addr: {}", address(*id, link))?;
             }
             writeln!(out, "  }}")?;
@@ -97,12 +141,13 @@ impl Settings {
         }
         writeln!(out, "}}\n\ntotem {{\n  cluster_name: {}", self.cluster_name)?;
         writeln!(out, "  config_version: {}", self.config_version)?;
-        for link in 0..LINKS {
+        for link in 0..self.links {
             writeln!(out, "  interface {{\n    linknumber: {link}\n  }}")?;
         }
         writeln!(
             out,
-            "  ip_version: ipv4-6\n  link_mode: passive\n  transport: knet"
+            "  ip_version: ipv4-6\n  link_mode: passive\n  transport: {}",
+            self.transport.name()
         )?;
         let security = if self.encrypted {
             ("aes256", "sha256")
@@ -136,8 +181,7 @@ impl Settings {
         let dir = host.disk("etc/corosync");
         fs::write(dir.join("corosync.conf"), self.render())?;
         let key = dir.join("authkey");
-        // Secret enough for networks that end within this machine, and the same on all hosts.
-        fs::write(&key, (0..=255).collect::<Vec<u8>>())?;
+        fs::write(&key, &self.key)?;
         fs::set_permissions(&key, fs::Permissions::from_mode(0o400))
             .with_context(|| format!("cannot protect {}", key.display()))
     }
@@ -147,22 +191,16 @@ impl Settings {
 #[derive(Debug)]
 pub struct Corosync {
     program: Program,
+    path: PathBuf,
 }
 
 impl Corosync {
-    /// Starts it with the configuration that the host has. `COROSYNC_BIN` names another daemon
-    /// than the installed Corosync.
+    /// Starts a node's daemon with the configuration that the host has.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(host: &Host) -> Result<Self> {
-        let other = std::env::var_os("COROSYNC_BIN").map(PathBuf::from);
-        if other.is_none()
-            && let Some(text) = missing(&[Requirement::Corosync])
-        {
-            bail!("{text}");
-        }
-        Self::start_program(host, &other.unwrap_or_else(|| PathBuf::from("corosync")))
+    pub fn start(host: &Host, settings: &Settings) -> Result<Self> {
+        Self::start_program(host, &program_of(&settings.messaging, host.id())?)
     }
 
     /// Starts a certain daemon with the configuration that the host has.
@@ -172,6 +210,7 @@ impl Corosync {
     pub fn start_program(host: &Host, path: &Path) -> Result<Self> {
         Ok(Self {
             program: host.start("corosync", path, &["-f"])?,
+            path: path.to_owned(),
         })
     }
 
@@ -187,7 +226,7 @@ impl Corosync {
         }
         let all: Vec<_> = hosts
             .iter()
-            .map(|host| Self::start(host))
+            .map(|host| Self::start(host, settings))
             .collect::<Result<_>>()?;
         for (host, corosync) in hosts.iter().zip(&all) {
             corosync.await_members(host, hosts.len())?;
@@ -211,6 +250,12 @@ impl Corosync {
         })
         .and_then(|()| self.program.check_running())
         .with_context(|| self.program.log_tail())
+    }
+
+    /// What was started.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The running program: its pid, log and signals.
@@ -248,6 +293,20 @@ impl Corosync {
             .filter(is_complaint)
             .map(str::to_owned)
             .collect()
+    }
+}
+
+/// The messaging daemon of a node; see [`Settings::messaging`].
+fn program_of(wanted: &str, node: usize) -> Result<PathBuf> {
+    let names: Vec<&str> = wanted.split(':').filter(|name| !name.is_empty()).collect();
+    let turn = node.saturating_sub(1) % names.len().max(1);
+    match names.get(turn).copied().unwrap_or(INSTALLED) {
+        "corosync-lite" => built("corosync-lite", "COROSYNC_LITE_BIN"),
+        INSTALLED => match missing(&[Requirement::Corosync]) {
+            Some(text) => bail!("{text}"),
+            None => Ok(PathBuf::from(INSTALLED)),
+        },
+        path => Ok(PathBuf::from(path)),
     }
 }
 
@@ -302,6 +361,13 @@ pub fn await_quorate(host: &Host, quorate: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_take_the_named_programs_in_turns() {
+        let names = |wanted: &str| [1, 2, 3].map(|node| program_of(wanted, node).unwrap());
+        assert_eq!(names("/a:/b"), ["/a", "/b", "/a"].map(PathBuf::from));
+        assert_eq!(names("/a"), ["/a"; 3].map(PathBuf::from));
+    }
 
     #[test]
     fn settings_are_rendered() {

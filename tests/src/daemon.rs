@@ -149,3 +149,14 @@ pub fn built(name: &str, variable: &str) -> Result<PathBuf> {
         )
     })
 }
+
+/// A daemon of another implementation to test together with, named by `PMXCFS_PEER_BIN`. Without
+/// it, says on stderr that the test is left out.
+#[must_use]
+pub fn peer_binary() -> Option<PathBuf> {
+    let found = std::env::var_os("PMXCFS_PEER_BIN").map(PathBuf::from);
+    if found.is_none() {
+        eprintln!("left out: PMXCFS_PEER_BIN names no other daemon to test together with");
+    }
+    found
+}

@@ -2,12 +2,14 @@
 //!
 //! Each writer has a directory of its own and knows what has to be in it. A change that failed
 //! may or may not have happened: both is allowed then, but nothing in between, and the names
-//! concerned are left alone until somebody looks.
+//! concerned are left alone until somebody looks. The last change that was acknowledged on a node
+//! before it was cut off is allowed to be lost, where a test says that this happens: messages
+//! have their place in the order before it is known who has received them.
 //!
 //! Invariant: what [`Writer::check`] allows is what a correct file system can show, whatever was
 //! killed or cut off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -23,6 +25,9 @@ use crate::files;
 const NAMES: u32 = 24;
 /// Bytes of most files; some are sixteen times as large.
 const USUAL_SIZE: u32 = 6_000;
+
+/// Changes that an error shows.
+const HISTORY: usize = 400;
 
 /// What is at a name.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,6 +58,14 @@ pub struct Writer {
     /// Makes all contents different.
     serial: u64,
     names: BTreeMap<String, Vec<Content>>,
+    /// Whether a file can be found empty after a failed replacement.
+    in_pieces: bool,
+    /// Whether the node loses the others, so that its last acknowledged change can be lost.
+    loses_last: bool,
+    /// What was possible at the names of the last acknowledged change before it.
+    before_last: Vec<(String, Vec<Content>)>,
+    /// The last changes, for whoever has to find out what went wrong.
+    history: VecDeque<String>,
 }
 
 impl Writer {
@@ -64,6 +77,20 @@ impl Writer {
             random: Pcg32::seed_from_u64(seed),
             serial: 0,
             names: BTreeMap::new(),
+            in_pieces: false,
+            loses_last: false,
+            before_last: Vec::new(),
+            history: VecDeque::new(),
+        }
+    }
+
+    /// The same for a daemon that empties a file before it replaces its content, and that can not
+    /// grow empty files.
+    #[must_use]
+    pub fn in_pieces(self) -> Self {
+        Self {
+            in_pieces: true,
+            ..self
         }
     }
 
@@ -71,6 +98,12 @@ impl Writer {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether its node is about to be cut off from the others, or not any more.
+    pub fn set_loses_last(&mut self, loses_last: bool) {
+        self.loses_last = loses_last;
+        self.before_last.clear();
     }
 
     /// Makes one random change. True when it was acknowledged.
@@ -106,6 +139,9 @@ impl Writer {
             0 => self.change(name, Content::Nothing, || fs::remove_file(path)),
             1 => {
                 let size = self.random.next_u32() % 20_000;
+                if self.in_pieces && old.is_empty() {
+                    return self.rewrite(name);
+                }
                 let mut new = old;
                 new.resize(usize::try_from(size).unwrap_or_default(), 0);
                 self.change(name, Content::File(new), || {
@@ -127,9 +163,17 @@ impl Writer {
 
     fn rewrite(&mut self, name: &str) -> io::Result<()> {
         let (path, data) = (self.dir.join(name), self.content());
-        self.change(name, Content::File(data.clone()), || {
+        let result = self.change(name, Content::File(data.clone()), || {
             files::rewrite(&path, &data)
-        })
+        });
+        if self.in_pieces {
+            let empty = Content::File(Vec::new());
+            match result {
+                Ok(()) => self.before_last.push((name.to_owned(), vec![empty])),
+                Err(_) => self.names.entry(name.to_owned()).or_default().push(empty),
+            }
+        }
+        result
     }
 
     fn rename(&mut self, from: &str, data: Vec<u8>) -> io::Result<()> {
@@ -147,10 +191,10 @@ impl Writer {
                 vec![target, moved],
             ),
         };
+        self.note(format!("{from} -> {to}: {result:?}"));
         source.dedup();
         target.dedup();
-        self.names.insert(from.to_owned(), source);
-        self.names.insert(to, target);
+        self.set([(from.to_owned(), source), (to, target)], result.is_ok());
         result
     }
 
@@ -162,12 +206,33 @@ impl Writer {
         make: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
         let result = make();
+        self.note(format!("{name}: {new:?}: {result:?}"));
         let mut possible = vec![new];
         if result.is_err() {
-            possible.extend(self.names.remove(name).unwrap_or(vec![Content::Nothing]));
+            possible.extend(self.possible(name));
         }
-        self.names.insert(name.to_owned(), possible);
+        self.set([(name.to_owned(), possible)], result.is_ok());
         result
+    }
+
+    fn possible(&self, name: &str) -> Vec<Content> {
+        let known = self.names.get(name).cloned();
+        known.unwrap_or(vec![Content::Nothing])
+    }
+
+    /// Notes what is possible after a change.
+    fn set<const N: usize>(&mut self, changed: [(String, Vec<Content>); N], acknowledged: bool) {
+        let before = changed.each_ref().map(|(name, _)| self.possible(name));
+        let names = changed.each_ref().map(|(name, _)| name.clone());
+        self.names.extend(changed);
+        let last = std::mem::take(&mut self.before_last);
+        if acknowledged {
+            self.before_last = names.into_iter().zip(before).collect();
+        } else if self.loses_last {
+            for (name, before) in last {
+                self.names.entry(name).or_default().extend(before);
+            }
+        }
     }
 
     /// What is at a name, if that is certain.
@@ -199,9 +264,21 @@ impl Writer {
             }
         }
         if !wrong.is_empty() {
-            bail!("{}:\n  {}", dir.display(), wrong.join("\n  "));
+            let history = self.history.make_contiguous().join("\n  ");
+            bail!(
+                "{}:\n  {}\nthe last changes were:\n  {history}",
+                dir.display(),
+                wrong.join("\n  ")
+            );
         }
         Ok(())
+    }
+
+    fn note(&mut self, change: String) {
+        if self.history.len() == HISTORY {
+            self.history.pop_front();
+        }
+        self.history.push_back(change);
     }
 
     fn name(&mut self) -> String {
@@ -279,5 +356,27 @@ mod tests {
         let mut writer = Writer::new(dir.path().join("missing"), 3);
         while writer.step().is_ok() {}
         writer.check(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_node_that_is_cut_off_may_lose_its_last_acknowledged_change_and_no_other() {
+        for loses_last in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut writer = Writer::new(dir.path(), 4);
+            let file = |data: &[u8]| Content::File(data.to_vec());
+            let path = dir.path().join("a");
+            writer.set_loses_last(loses_last);
+            for data in [b"one", b"two"] {
+                writer
+                    .change("a", file(data), || fs::write(&path, data))
+                    .unwrap();
+            }
+            let refused = || Err(io::Error::from_raw_os_error(libc::EACCES));
+            writer.change("b", file(b"x"), refused).unwrap_err();
+            fs::write(&path, "one").unwrap();
+            assert_eq!(writer.check(dir.path()).is_ok(), loses_last);
+            fs::remove_file(&path).unwrap();
+            writer.check(dir.path()).unwrap_err();
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use nix::time::{ClockId, clock_gettime};
 
 /// Time from here to `deadline` is split into polls of this length.
 ///
@@ -34,6 +35,27 @@ pub fn is_interrupted() -> bool {
 )]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// A clock that all processes of this machine share, in every namespace: for times that one
+/// process notes and another one subtracts.
+///
+/// # Panics
+/// When the kernel has no monotonic clock.
+#[must_use]
+pub fn machine_clock() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has a monotonic clock");
+    Duration::from(time)
+}
+
+/// CPU time of this thread: for limits that a busy machine does not make shorter.
+///
+/// # Panics
+/// When the kernel does not count it.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux counts CPU time");
+    Duration::from(time)
 }
 
 /// Waits until `condition` holds.

@@ -280,19 +280,25 @@ fn debug_messages_can_be_switched_while_it_runs() {
     let Some(lab) = lab() else { return };
     let daemon = Pmxcfs::start(lab.host(1), &["-l"]).unwrap();
     let debug = daemon.path(".debug");
-    let lines = || daemon.program().log().matches("DEBUG").count();
+    // A change is logged before its caller is answered: no wait is needed to see that it was not.
+    let logged = |name: &str| {
+        files::create_new(&daemon.path(name)).unwrap();
+        let log = daemon.program().log();
+        let line = log.lines().find(|line| line.contains(name));
+        line.is_some_and(|line| line.contains("DEBUG"))
+    };
     assert_eq!(fs::read(&debug).unwrap(), b"0\n");
-    files::replace(&daemon.path("f"), b"quiet").unwrap();
-    assert_eq!(lines(), 0);
-    fs::File::options()
-        .write(true)
-        .open(&debug)
-        .unwrap()
-        .write_all(b"1\n")
-        .unwrap();
-    assert_eq!(fs::read(&debug).unwrap(), b"1\n");
-    fs::write(&debug, "0\n").unwrap();
-    assert_eq!(fs::read(&debug).unwrap(), b"0\n");
+    assert!(!logged("first"));
+    for round in 0..2 {
+        files::rewrite(&debug, b"1\n").unwrap();
+        assert_eq!(fs::read(&debug).unwrap(), b"1\n");
+        assert!(logged(&format!("loud-{round}")));
+        files::rewrite(&debug, b"0\n").unwrap();
+        assert_eq!(fs::read(&debug).unwrap(), b"0\n");
+        let before = daemon.program().log().matches("DEBUG").count();
+        assert!(!logged(&format!("quiet-{round}")));
+        assert_eq!(daemon.program().log().matches("DEBUG").count(), before);
+    }
 }
 
 #[test]
@@ -324,8 +330,12 @@ fn programs_can_be_started_while_a_written_file_is_open() {
     let Some(lab) = lab() else { return };
     let host = lab.host(1);
     let daemon = Pmxcfs::start(host, &["-l"]).unwrap();
-    files::replace(&daemon.path("other"), b"text").unwrap();
+    for name in ["other", "emptied"] {
+        files::replace(&daemon.path(name), b"text").unwrap();
+    }
     let other = fs::File::open(daemon.path("other")).unwrap();
+    // Before a file is left empty the daemon looks for descriptors that may still fill it.
+    let mut emptied = fs::File::create(daemon.path("emptied")).unwrap();
     let mut file = fs::File::create(daemon.path("f")).unwrap();
     file.write_all(b"begun").unwrap();
     let (done, waiting) = channel();
@@ -339,6 +349,9 @@ fn programs_can_be_started_while_a_written_file_is_open() {
         assert!(started.unwrap().wait(STOP_DEADLINE).unwrap().success());
     });
     drop(other);
+    emptied.write_all(b"filled").unwrap();
+    files::close(emptied).unwrap();
+    assert_eq!(fs::read(daemon.path("emptied")).unwrap(), b"filled");
     file.write_all(b" and ended").unwrap();
     files::close(file).unwrap();
     assert_eq!(fs::read(daemon.path("f")).unwrap(), b"begun and ended");

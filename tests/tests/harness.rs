@@ -232,7 +232,8 @@ fn corosync_forms_loses_and_regains_quorum() {
         return;
     }
     let mut lab = Lab::new(3).unwrap();
-    let mut all = Corosync::start_cluster(&lab, &Settings::new(3)).unwrap();
+    let settings = Settings::new(3);
+    let mut all = Corosync::start_cluster(&lab, &settings).unwrap();
     for corosync in &all {
         assert_eq!(corosync.complaints(), Vec::<String>::new());
     }
@@ -250,7 +251,7 @@ fn corosync_forms_loses_and_regains_quorum() {
 
     all.pop().unwrap().stop().unwrap();
     all[0].await_members(lab.host(1), 2).unwrap();
-    all.push(Corosync::start(lab.host(3)).unwrap());
+    all.push(Corosync::start(lab.host(3), &settings).unwrap());
     all[2].await_members(lab.host(3), 3).unwrap();
 }
 

@@ -14,7 +14,7 @@ use super::process::{self, Scheduling};
 use crate::clock;
 use crate::config::Config;
 use crate::host::ThisHost;
-use crate::proto::node::{Node, Stored};
+use crate::proto::node::{Node, NodeError, Stored};
 use crate::qb::{Options, Server, remove_leftovers};
 use crate::runtime::{End, Parts, Runtime, RuntimeError, Signals};
 use crate::store::{StateStore, StoreError};
@@ -112,6 +112,12 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<()
     for warning in &config.warnings {
         tracing::warn!(target: "MAIN", "{warning}");
     }
+    if config.keys.text("system.qb_ipc_type") == Some("socket") {
+        tracing::warn!(
+            target: "MAIN",
+            "system.qb_ipc_type: 'socket' is not supported, clients get shared memory"
+        );
+    }
     let fatal = |error: &dyn std::fmt::Display| Failure::new(code::FATAL, error);
     let signals = Signals::take().map_err(|error| fatal(&error))?;
     log.start_thread()
@@ -201,8 +207,15 @@ fn new_node(config: &Config, stored: Stored) -> Result<Node, Failure> {
     SystemRandom::new()
         .fill(&mut seed)
         .map_err(|_| Failure::new(code::FATAL, "the system has no random numbers"))?;
-    Node::new(config, stored, seed, clock::since_boot(), clock::now())
-        .map_err(|error| Failure::new(code::SERVICES, error))
+    Node::new(config, stored, seed, clock::since_boot(), clock::now()).map_err(
+        |error| match error {
+            NodeError::Quorum(conflict) => Failure::new(
+                code::SERVICES,
+                format!("Service engine 'corosync_quorum' failed to load for reason '{conflict}'"),
+            ),
+            other => Failure::new(code::CONFIG, other),
+        },
+    )
 }
 
 fn runtime_failure(error: &RuntimeError) -> Failure {

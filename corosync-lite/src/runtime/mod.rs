@@ -39,16 +39,18 @@ use nix::sys::time::TimeSpec;
 use crate::clock;
 use crate::daemon::logging::{Log, Settings};
 use crate::net::{AddressWatch, Change, Failure, Inbox, Sockets, bind};
-use crate::proto::node::{Node, Output, ShutdownReason, SocketId};
+use crate::proto::node::{Node, Output, Pause, ShutdownReason, SocketId};
 use crate::qb::Server;
 use crate::store::{StateStore, StoreError};
 use clients::{Clients, Taken};
 use outbox::Outbox;
-use reload::Reloads;
+use reload::{Outcome, Reloads};
 pub use signals::Signals;
 
 /// Batches of datagrams taken from one socket in one turn.
 const BATCHES_PER_TURN: usize = 8;
+/// The same for datagrams to all nodes: more than a ring has on its way at a time.
+const MULTICAST_BATCHES_PER_TURN: usize = 512;
 /// Events of clients taken in one turn.
 const CLIENT_EVENTS_PER_TURN: usize = 64;
 /// How often sockets that could not be opened are tried again, if the kernel does not say that an
@@ -122,7 +124,6 @@ pub struct Runtime {
     /// Clients did something since they were last looked at.
     clients_wait: bool,
     is_serving: bool,
-    is_quorate: bool,
     end: Option<End>,
 }
 
@@ -171,7 +172,6 @@ impl Runtime {
             is_behind: false,
             clients_wait: false,
             is_serving: false,
-            is_quorate: false,
             end: None,
         };
         this.sockets.set(this.node.sockets());
@@ -188,10 +188,6 @@ impl Runtime {
         self.node.start(clock::now());
         self.settle(clock::now())?;
         loop {
-            if self.is_quorate != self.node.is_quorate() {
-                self.is_quorate = !self.is_quorate;
-                words::quorate(self.is_quorate);
-            }
             if !self.is_serving && self.node.is_synchronized() {
                 self.is_serving = true;
                 self.clients.open();
@@ -255,7 +251,7 @@ impl Runtime {
         }
         // The token must not overtake what was sent to all before it.
         let batches = if id == SocketId::Multicast {
-            usize::MAX
+            MULTICAST_BATCHES_PER_TURN
         } else {
             BATCHES_PER_TURN
         };
@@ -312,9 +308,11 @@ impl Runtime {
         for _ in 0..SEND_ROUNDS {
             self.carry_out(now)?;
             if !self.outbox.send(&self.sockets, &mut self.node, now) {
-                break;
+                return Ok(());
             }
         }
+        // Everything fails, and is tried again: others come first.
+        self.is_behind = true;
         Ok(())
     }
 
@@ -337,7 +335,7 @@ impl Runtime {
                     self.sockets.set(self.node.sockets());
                     self.refresh_sockets(now);
                 }
-                Output::Reload => self.reloads.request(self.node.config()),
+                Output::Reload => self.reload(),
                 Output::ReopenLogs => {
                     self.log.reopen();
                     tracing::info!(target: "CFG", "log files were opened anew");
@@ -423,10 +421,20 @@ impl Runtime {
         }
     }
 
+    fn reload(&mut self) {
+        self.reloads.request(self.node.config());
+        while let Some(result) = self.reloads.wait() {
+            self.take_over(clock::now(), result);
+        }
+    }
+
     fn finish_reload(&mut self, now: Instant) {
-        let Some(result) = self.reloads.finish() else {
-            return;
-        };
+        if let Some(result) = self.reloads.finish() {
+            self.take_over(now, result);
+        }
+    }
+
+    fn take_over(&mut self, now: Instant, result: Outcome) {
         match result {
             Ok(reload) => self.node.reload(now, &reload),
             Err(refusal) => self.node.reload_failed(now, &refusal),
@@ -498,18 +506,21 @@ impl Runtime {
     }
 
     /// Says so when the process did not run when it should have.
-    fn tell_pause(&self, deadline: Option<Instant>, now: Instant) {
+    fn tell_pause(&mut self, deadline: Option<Instant>, now: Instant) {
         let token = u64::from(self.node.config().totem.timers.token);
         let threshold = Duration::from_millis(token).mul_f32(0.8);
         let late = deadline.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        if late > threshold {
-            tracing::warn!(
-                target: "MAIN",
-                "Corosync main process was not scheduled for {:.4} ms (threshold is {:.4} ms). \
-                 Consider token timeout increase.",
-                late.as_secs_f64() * 1e3,
-                threshold.as_secs_f64() * 1e3
-            );
+        if late <= threshold {
+            return;
         }
+        let length_ms = late.as_secs_f32() * 1e3;
+        tracing::warn!(
+            target: "MAIN",
+            "Corosync main process was not scheduled for {length_ms:.4} ms (threshold is {:.4} \
+             ms). Consider token timeout increase.",
+            threshold.as_secs_f32() * 1e3
+        );
+        let at_ms = u64::try_from(clock::since_1970().as_millis()).unwrap_or(u64::MAX);
+        self.node.note_pause(Pause { at_ms, length_ms });
     }
 }

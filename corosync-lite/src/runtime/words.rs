@@ -59,7 +59,7 @@ pub(super) fn say(log: &Log) {
 }
 
 /// Whether this node may act has changed.
-pub(super) fn quorate(is: bool) {
+fn quorate(is: bool) {
     if is {
         tracing::info!(
             target: "QUORUM",

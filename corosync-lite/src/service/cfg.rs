@@ -60,10 +60,10 @@ impl Request {
             0 => Self::RingStatus,
             1 => Self::RingReenable,
             2 => {
-                let length = usize::from(fields.u16(24)?).min(REASON);
+                let length = usize::from(fields.u16(24)?).min(REASON - 1);
                 Self::KillNode {
                     nodeid: fields.u32(16)?,
-                    reason: fields.text(26, length)?,
+                    reason: fields.counted_text(26, length)?,
                 }
             }
             3 => Self::TryShutdown {

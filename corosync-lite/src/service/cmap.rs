@@ -330,7 +330,7 @@ fn key_at(fields: Fields<'_>, at: usize) -> Result<String, DecodeError> {
     if length > KEY_MAX {
         return Err(DecodeError::NameTooLong(length));
     }
-    fields.text(at + 8, length)
+    fields.counted_text(at + 8, length)
 }
 
 fn put_key(fields: Builder, at: usize, key: &str) -> Builder {

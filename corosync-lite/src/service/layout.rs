@@ -183,11 +183,21 @@ impl<'a> Fields<'a> {
         (0..count).map(|index| self.u32(at + 4 * index)).collect()
     }
 
-    /// A text that ends at its first NUL, or with its field.
+    /// A text in a field of `length` bytes, its NUL included: what [`Builder::text`] writes.
     pub(super) fn text(self, at: usize, length: usize) -> Result<String, DecodeError> {
+        let mut text = self.counted_text(at, length)?;
+        cut(&mut text, length.saturating_sub(1));
+        Ok(text)
+    }
+
+    /// A text of `length` bytes, less if there is a NUL. Bytes that are no text take more room as
+    /// text: it is cut, so that what was read is never longer than what may be written.
+    pub(super) fn counted_text(self, at: usize, length: usize) -> Result<String, DecodeError> {
         let bytes = self.bytes(at, length)?;
         let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        Ok(String::from_utf8_lossy(text).into_owned())
+        let mut text = String::from_utf8_lossy(text).into_owned();
+        cut(&mut text, length);
+        Ok(text)
     }
 
     /// Result in the head of a response.
@@ -197,6 +207,13 @@ impl<'a> Fields<'a> {
 
     pub(super) fn id(self) -> Result<i32, DecodeError> {
         self.i32(0)
+    }
+}
+
+/// Cuts a text between two characters, to `length` bytes or a few less.
+fn cut(text: &mut String, length: usize) {
+    while text.len() > length {
+        text.pop();
     }
 }
 
@@ -257,8 +274,9 @@ impl Builder {
 
     /// A text in a field of `length` bytes, its NUL included.
     pub(super) fn text(self, at: usize, length: usize, text: &str) -> Self {
-        let kept = text.len().min(length.saturating_sub(1));
-        self.bytes(at, text.as_bytes().get(..kept).unwrap_or_default())
+        let mut text = text.to_owned();
+        cut(&mut text, length.saturating_sub(1));
+        self.bytes(at, text.as_bytes())
     }
 
     /// Finishes a response or event.

@@ -94,6 +94,27 @@ fn what_is_not_understood_has_an_answer() {
     assert_eq!(error.status(), Status::NAME_TOO_LONG);
 }
 
+#[test]
+fn bytes_that_are_no_text_do_not_outgrow_their_field() {
+    let kill = |reason: String| cfg::Request::KillNode { nodeid: 1, reason }.encode();
+    let mut request = kill("a".repeat(255));
+    for byte in request.iter_mut().skip(26).take(255) {
+        *byte = 0xff;
+    }
+    let Ok(cfg::Request::KillNode { reason, .. }) = cfg::Request::decode(&request) else {
+        panic!("it is well-formed otherwise");
+    };
+    assert_eq!(reason, "\u{fffd}".repeat(85));
+    let again = cfg::Request::decode(&kill(reason.clone()));
+    assert_eq!(again, Ok(cfg::Request::KillNode { nodeid: 1, reason }));
+    // What a peer wants to write is cut between characters, too.
+    let long = "\u{e9}".repeat(200);
+    let Ok(cfg::Request::KillNode { reason, .. }) = cfg::Request::decode(&kill(long)) else {
+        panic!("it was made by the encoder");
+    };
+    assert_eq!(reason, "\u{e9}".repeat(127));
+}
+
 const DIRECTIONS: [Direction; 3] = [Direction::Request, Direction::Response, Direction::Event];
 
 proptest! {

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use corosync_lite::proto::node::{Log, Service, Stored};
+use corosync_lite::service::cpg::Reason;
 
-use crate::net::{Cluster, MS, Net};
+use crate::net::{Cluster, MS, Net, payload};
 
 #[test]
 fn nodes_form_one_ring_over_encrypted_links() {
@@ -75,6 +76,23 @@ fn a_goodbye_spares_the_others_the_wait() {
     net.members.remove(&2);
     let took = net.wait_for_ring(&[1, 3]);
     assert!(took < 100 * MS, "{took:?}");
+}
+
+#[test]
+fn processes_of_a_node_that_leaves_end_before_it_goes() {
+    let mut net = Net::formed(&Cluster::knet(&[1, 2]));
+    let (staying, leaving) = (net.join(1, "group"), net.join(2, "group"));
+    net.wait("group", |net| {
+        net.views(staying).last() == Some(&vec![1, 2])
+    });
+    net.mcast(leaving, &payload(5000, 1));
+    net.with(2, |node, now| node.leave(now));
+    net.wait("goodbye", |net| net.node(2).is_stopped());
+    net.kill(2);
+    net.wait_for_ring(&[1]);
+    assert_eq!(net.received(staying).len(), 1);
+    let left: Vec<_> = net.left(staying);
+    assert_eq!(left, [(2, Reason::ProcessDown)]);
 }
 
 #[test]

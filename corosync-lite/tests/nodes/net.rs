@@ -501,6 +501,16 @@ impl Net {
         self.cpg_events(process).filter_map(view).collect()
     }
 
+    /// Nodes of the processes that a process was told to be gone, and why.
+    pub fn left(&self, process: Process) -> Vec<(u32, cpg::Reason)> {
+        let left = |event: &cpg::Event| match event {
+            cpg::Event::Confchg { left, .. } => left.clone(),
+            _ => Vec::new(),
+        };
+        let all = self.cpg_events(process).flat_map(left);
+        all.map(|gone| (gone.nodeid, gone.reason)).collect()
+    }
+
     /// Sender and first byte of the messages that a process got since it was last told of these
     /// members.
     pub fn marks_since(&self, process: Process, view: &[u32]) -> Vec<(u32, u8)> {

@@ -12,21 +12,10 @@ use crate::net::{Cluster, MS, Machine, Net, payload};
 
 /// Reloads on node 1 and lets each node take what `cluster` says.
 fn reload(net: &mut Net, cluster: &Cluster) -> Response {
-    let client = net.connect(1, Service::Cfg);
-    net.request(1, client, Request::Cfg(cfg::Request::Reload));
+    ask_to_reload(net);
     let ids: Vec<u32> = net.members.keys().copied().collect();
-    net.wait("reload", |net| {
-        ids.iter().all(|id| net.members[id].reloads == 1)
-    });
     for id in ids {
-        net.members.get_mut(&id).unwrap().reloads = 0;
-        let running = net.node(id).config().clone();
-        let text = cluster.text();
-        let result = Reload::of_file(&running, text.as_bytes(), [], &Machine(id));
-        net.with(id, |node, now| match &result {
-            Ok(plan) => node.reload(now, plan),
-            Err(refusal) => node.reload_failed(now, refusal),
-        });
+        take_over(net, cluster, id);
     }
     net.run(Duration::from_secs(1));
     let (_, response) = net
@@ -37,6 +26,45 @@ fn reload(net: &mut Net, cluster: &Cluster) -> Response {
         .pop_back()
         .unwrap();
     response
+}
+
+/// Lets node 1 tell all nodes to reload.
+fn ask_to_reload(net: &mut Net) {
+    let client = net.connect(1, Service::Cfg);
+    net.request(1, client, Request::Cfg(cfg::Request::Reload));
+    net.wait("reload", |net| {
+        net.members.values().all(|member| member.reloads == 1)
+    });
+}
+
+/// The shell of a node that was told to reload has read what `cluster` says.
+fn take_over(net: &mut Net, cluster: &Cluster, id: u32) {
+    net.members.get_mut(&id).unwrap().reloads = 0;
+    let running = net.node(id).config().clone();
+    let text = cluster.text();
+    let result = Reload::of_file(&running, text.as_bytes(), [], &Machine(id));
+    net.with(id, |node, now| match &result {
+        Ok(plan) => node.reload(now, plan),
+        Err(refusal) => node.reload_failed(now, refusal),
+    });
+}
+
+#[test]
+fn a_new_key_waits_for_the_node_that_reads_its_file_last() {
+    let mut cluster = Cluster::knet(&[1, 2, 3]);
+    let mut net = Net::formed(&cluster);
+    let processes = [1, 2, 3].map(|id| net.join(id, "group"));
+    let ring = net.node(1).ring();
+    cluster.version = 2;
+    cluster.totem = "keyfile: other\n".to_owned();
+    ask_to_reload(&mut net);
+    for (id, process) in (1..).zip(processes) {
+        take_over(&mut net, &cluster, id);
+        net.mcast(process, &payload(5000, 1));
+        net.run(Duration::from_secs(5));
+        assert_eq!(net.node(1).ring(), ring, "node {id} has the key");
+    }
+    assert_eq!(net.received(processes[0]).len(), 3);
 }
 
 #[test]

@@ -37,7 +37,10 @@ use self::{disk::DiskQueue, propose::Parked, waiters::Waiters};
 use crate::{
     clock,
     confwatch::{Reloader, TREE_NAME},
-    dcdb::{Backend, Closed, Done, Observer, ProposeError, Published, Replica, Storage, wait_for},
+    dcdb::{
+        Backend, Closed, Done, Observer, ProposeError, Published, Replica, Storage, Syncer,
+        wait_for,
+    },
     dfsm::{Dfsm, Mode},
     group::{Group, Sender, corosync::CorosyncGroup},
     memdb::{Op, Tree},
@@ -88,6 +91,7 @@ impl Core {
 struct Shared {
     options: ClusterOptions,
     storage: Mutex<Box<dyn Storage>>,
+    syncer: Arc<dyn Syncer>,
     core: Mutex<Core>,
     disk: DiskQueue,
     waiters: Waiters,
@@ -175,6 +179,7 @@ impl ClusterDb {
         };
         let shared = Arc::new(Shared {
             options,
+            syncer: storage.syncer(),
             storage: Mutex::new(storage),
             core: Mutex::new(core),
             disk: DiskQueue::default(),
@@ -256,7 +261,7 @@ impl Backend for ClusterDb {
     }
 
     fn sync(&self) -> Result<(), ProposeError> {
-        Ok(self.shared.lock_storage().sync()?)
+        Ok(self.shared.syncer.sync()?)
     }
 
     fn request_unlock(&self, path: &Bytes) -> Result<(), ProposeError> {

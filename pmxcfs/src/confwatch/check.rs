@@ -7,7 +7,8 @@
 
 use std::fmt;
 
-use super::syntax::{Item, Section, parse};
+use corosync_lite::config::{self as syntax, Document, Item, Section};
+
 use super::version::config_version;
 
 /// Links that Corosync can use.
@@ -40,50 +41,9 @@ impl std::error::Error for ConfError {
 /// What is wrong with a text, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// See the text.
-    #[error("longer than {limit} bytes: shorten the line, comments too")]
-    LineTooLong {
-        /// Most bytes of a line.
-        limit: usize,
-    },
-    /// See the text.
-    #[error("holds a NUL byte: write the file again as plain text")]
-    NulByte,
-    /// See the text.
-    #[error("text behind '{{': put each setting on a line of its own")]
-    TextAfterOpen,
-    /// See the text.
-    #[error("'{{' without a name: put the name of the section in front of it, on the same line")]
-    MissingSectionName,
-    /// See the text.
-    #[error("text beside '}}': put '}}' on a line of its own")]
-    TextBesideClose,
-    /// See the text.
-    #[error("'}}' closes nothing: remove it")]
-    UnexpectedClose,
-    /// See the text.
-    #[error("section {section} is not closed: add '}}' on a line of its own")]
-    MissingClose {
-        /// Its name.
-        section: String,
-    },
-    /// See the text.
-    #[error("neither 'name {{', nor 'key: value', nor '}}': correct or remove the line")]
-    NotASetting,
-    /// See the text.
-    #[error("names of sections and key are longer than {limit} bytes together: shorten them")]
-    PathTooLong {
-        /// Most bytes of a full key.
-        limit: usize,
-    },
-    /// See the text.
-    #[error(
-        "key '{key}' or a section around it is too short or not made of letters, digits and . _ - / alone: correct the name"
-    )]
-    BadKey {
-        /// As written.
-        key: String,
-    },
+    /// Corosync can not parse it.
+    #[error("{problem}{advice}", problem = .0, advice = advice(.0))]
+    Syntax(syntax::Problem),
     /// See the text.
     #[error("no config_version in section totem: add 'config_version: {wanted}'")]
     MissingVersion {
@@ -155,6 +115,20 @@ pub enum Problem {
     },
 }
 
+fn advice(problem: &syntax::Problem) -> String {
+    let advice = problem.hint().map(|hint| format!(": {hint}"));
+    advice.unwrap_or_default()
+}
+
+impl From<syntax::ConfigError> for ConfError {
+    fn from(error: syntax::ConfigError) -> Self {
+        Self {
+            line: error.at.map(|at| at.line),
+            problem: Problem::Syntax(error.problem),
+        }
+    }
+}
+
 /// Checks a new text before it is submitted.
 ///
 /// `old` is the text in force; `None` or an empty one sets no lower bound for the version.
@@ -167,19 +141,20 @@ pub fn check(new: &[u8], old: Option<&[u8]>, own_node_name: &str) -> Result<(), 
     if old == Some(new) {
         return Ok(());
     }
-    let root = parse(new)?;
-    check_version(&root, new, old.map_or(0, version_in_force))?;
-    check_nodes(&root)?;
+    let document = Document::parse(new)?;
+    let root = document.root();
+    check_version(root, new, old.map_or(0, version_in_force))?;
+    check_nodes(root)?;
     let lists = |root: &Section| nodes(root).iter().any(|node| is_own(node, own_node_name));
     // Corosync also knows a node by its addresses. A text in force that does without the name
     // must not keep every later one from being written.
     let unnamed = old
-        .and_then(|old| parse(old).ok())
-        .is_some_and(|old| !lists(&old));
-    if lists(&root) || unnamed {
+        .and_then(|old| Document::parse(old).ok())
+        .is_some_and(|old| !lists(old.root()));
+    if lists(root) || unnamed {
         return Ok(());
     }
-    let line = root.named("nodelist").last().map(|list| list.line);
+    let line = root.named("nodelist").next_back().map(Section::line);
     let problem = Problem::OwnNodeMissing {
         name: own_node_name.to_owned(),
     };
@@ -188,11 +163,11 @@ pub fn check(new: &[u8], old: Option<&[u8]>, own_node_name: &str) -> Result<(), 
 
 /// The version that a new text has to exceed, whichever way nodes find it.
 fn version_in_force(old: &[u8]) -> u64 {
-    let parsed = parse(old).ok();
+    let parsed = Document::parse(old).ok();
     let real = parsed
         .as_ref()
-        .and_then(version_item)
-        .and_then(|item| item.value.parse().ok());
+        .and_then(|old| version_item(old.root()))
+        .and_then(|item| item.value().parse().ok());
     config_version(old).unwrap_or(0).max(real.unwrap_or(0))
 }
 
@@ -200,13 +175,13 @@ fn version_item(root: &Section) -> Option<&Item> {
     // A later section adds to an earlier one, so the last occurrence counts.
     root.named("totem")
         .filter_map(|totem| totem.item("config_version"))
-        .last()
+        .next_back()
 }
 
 fn check_version(root: &Section, text: &[u8], old: u64) -> Result<(), ConfError> {
     let wanted = old.saturating_add(1);
     let Some(item) = version_item(root) else {
-        let line = root.named("totem").last().map(|totem| totem.line);
+        let line = root.named("totem").next_back().map(Section::line);
         return Err(ConfError {
             line,
             problem: Problem::MissingVersion { wanted },
@@ -214,16 +189,16 @@ fn check_version(root: &Section, text: &[u8], old: u64) -> Result<(), ConfError>
     };
     let at = |problem| {
         Err(ConfError {
-            line: Some(item.line),
+            line: Some(item.line()),
             problem,
         })
     };
-    let digits = !item.value.is_empty() && item.value.bytes().all(|byte| byte.is_ascii_digit());
-    let new = match item.value.parse::<u64>() {
+    let digits = !item.value().is_empty() && item.value().bytes().all(|byte| byte.is_ascii_digit());
+    let new = match item.value().parse::<u64>() {
         Ok(new) if digits && new > 0 => new,
         _ => {
             return at(Problem::BadVersion {
-                value: item.value.clone(),
+                value: item.value().to_owned(),
                 wanted,
             });
         }
@@ -272,7 +247,7 @@ fn check_node(node: &Section, earlier: &[&Section]) -> Result<(), ConfError> {
     }) {
         let name = node.value("name").unwrap_or_default().to_owned();
         return Err(ConfError {
-            line: Some(node.line),
+            line: Some(node.line()),
             problem: Problem::NoAddress { name },
         });
     }
@@ -280,10 +255,10 @@ fn check_node(node: &Section, earlier: &[&Section]) -> Result<(), ConfError> {
         && node_id(node).is_none_or(|id| id == 0)
     {
         let problem = Problem::BadNodeId {
-            value: item.value.clone(),
+            value: item.value().to_owned(),
         };
         return Err(ConfError {
-            line: Some(item.line),
+            line: Some(item.line()),
             problem,
         });
     }
@@ -303,10 +278,10 @@ fn check_node(node: &Section, earlier: &[&Section]) -> Result<(), ConfError> {
         let problem = Problem::Duplicate {
             key,
             value,
-            other: other.line,
+            other: other.line(),
         };
         return Err(ConfError {
-            line: Some(node.line),
+            line: Some(node.line()),
             problem,
         });
     }
@@ -503,12 +478,22 @@ mod tests {
     #[test]
     fn errors_say_where_and_what_to_do() {
         let error = check(b"totem {\n x {y\n", None, "n1").unwrap_err();
-        let expected =
-            "corosync.conf line 2: text behind '{': put each setting on a line of its own";
+        let expected = "corosync.conf line 2: Extra characters after opening bracket '{': put each \
+             setting on a line of its own; '{' can not be part of a value";
         assert_eq!(error.to_string(), expected);
         let error = check(b"", None, "n1").unwrap_err();
         let expected = "corosync.conf: no config_version in section totem: add 'config_version: 1'";
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn line_ends_of_other_systems_pass_and_stray_ones_do_not() {
+        let text = conf("config_version: 1", &TWO);
+        assert!(passes(&text.replace('\n', "\r\n"), None));
+        // Corosync strips one carriage return and stops at the line that is left.
+        let (line, problem) = refused(&format!("\r\r\n{text}"), None);
+        assert_eq!(line, Some(1));
+        assert_eq!(problem, Problem::Syntax(syntax::Problem::NotASetting));
     }
 
     proptest! {

@@ -12,7 +12,6 @@
 mod check;
 mod host;
 mod reload;
-mod syntax;
 mod version;
 
 pub use self::check::{ConfError, Problem, check};

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use super::logging::LogControl;
 use crate::{cluster::StatusService, fs::StatusSource, memdb::Tree};
 
+/// As in syslog.
+const PRIORITY_ERROR: u8 = 3;
+
 /// Serves `.version`, `.members`, `.rrd`, `.clusterlog` and `.debug`.
 pub struct Texts {
     /// The status of the nodes.
@@ -44,5 +47,10 @@ impl StatusSource for Texts {
 
     fn set_debug(&self, on: bool) {
         self.log.set_debug(on);
+    }
+
+    fn report_loss(&self, text: &str) {
+        tracing::error!("{text}");
+        self.status.log(PRIORITY_ERROR, "pmxcfs", text);
     }
 }

@@ -101,11 +101,15 @@ pub trait Backend: Send + Sync + 'static {
 
     /// As [`Backend::propose`], but hands the result to `done` instead of waiting for it.
     ///
-    /// What the calling thread can do at once it does, transactions included; it does not wait
-    /// for other nodes, nor for a transaction of another thread.
+    /// Does not wait for other nodes, nor for the disk: what has to be stored here may wait for
+    /// [`Backend::settle`], which the caller calls when it has submitted all that it has.
     fn submit(&self, op: Op, done: Done) {
         done(self.propose(op));
     }
+
+    /// Stores what was submitted and waits for it, in one transaction, and answers it. Does not
+    /// wait for a transaction of another thread, which then takes care of the rest.
+    fn settle(&self) {}
 
     /// Makes everything that was published durable on this node's disk.
     ///

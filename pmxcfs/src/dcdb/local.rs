@@ -9,8 +9,9 @@
 //! `disk` stores everything that waits in one transaction and answers all of its callers; the
 //! others leave theirs to it and go on. A lone caller does all of it without a change of threads.
 //!
-//! Invariant: nothing waits in the queue while nobody has `disk`: who lets it go looks at the
-//! queue afterwards, and who finds it taken has queued before.
+//! Invariant: nothing waits in the queue while nobody has `disk`, but for what was submitted and
+//! not settled yet: who lets it go looks at the queue afterwards, and who finds it taken has queued
+//! before.
 //!
 //! Order of locks: `disk` before `working`.
 
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use super::{
     Applied, Backend, Done, Observer, ProposeError, Step, guard,
     published::Published,
-    storage::{Closed, Storage, StorageError},
+    storage::{Closed, Storage, StorageError, Syncer},
     wait_for,
 };
 use crate::{
@@ -56,6 +57,7 @@ type Answer = (Done, Result<u32, ProposeError>);
 pub struct LocalDb {
     working: Mutex<Working>,
     disk: Mutex<Box<dyn Storage>>,
+    syncer: Arc<dyn Syncer>,
     published: Published,
 }
 
@@ -71,6 +73,7 @@ impl LocalDb {
         };
         Self {
             working: Mutex::new(working),
+            syncer: storage.syncer(),
             disk: Mutex::new(storage),
             published: Published::new(tree),
         }
@@ -110,6 +113,7 @@ impl LocalDb {
             mtime: clock::unix_seconds_u32(),
         };
         let outcome = working.tree.apply(&op, stamp);
+        tracing::debug!("{op}: {:?}", outcome.result);
         if let Some(effect) = &outcome.lock {
             working.locks.follow(effect, clock::unix_seconds());
         }
@@ -232,13 +236,17 @@ impl Backend for LocalDb {
     }
 
     fn submit(&self, op: Op, done: Done) {
-        self.change(op, true, done);
+        if let Some((done, answer)) = self.apply(op, true, done) {
+            done(answer);
+        }
+    }
+
+    fn settle(&self) {
+        self.store();
     }
 
     fn sync(&self) -> Result<(), ProposeError> {
-        let synced = Self::lock(&self.disk).sync();
-        self.store();
-        Ok(synced?)
+        Ok(self.syncer.sync()?)
     }
 
     fn request_unlock(&self, path: &Bytes) -> Result<(), ProposeError> {
@@ -280,6 +288,19 @@ mod tests {
     struct Memory {
         rows: Vec<Change>,
         room: Option<usize>,
+        slow: Arc<Slow>,
+    }
+
+    /// A disk that takes until somebody holds the second lock no more.
+    #[derive(Default)]
+    struct Slow(Mutex<u32>, Mutex<()>);
+
+    impl Syncer for Slow {
+        fn sync(&self) -> Result<(), StorageError> {
+            *LocalDb::lock(&self.0) += 1;
+            drop(LocalDb::lock(&self.1));
+            Ok(())
+        }
     }
 
     #[derive(Clone, Default)]
@@ -302,8 +323,8 @@ mod tests {
             Err(StorageError::Failed("not in local mode".into()))
         }
 
-        fn sync(&mut self) -> Result<(), StorageError> {
-            Ok(())
+        fn syncer(&self) -> Arc<dyn Syncer> {
+            Arc::clone(&LocalDb::lock(&self.0).slow) as Arc<dyn Syncer>
         }
 
         fn backup(&mut self) -> Result<(), StorageError> {
@@ -391,6 +412,29 @@ mod tests {
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
         assert_eq!(db.snapshot().entry_count(), 2);
         assert_eq!(LocalDb::lock(&disk.0).rows.len(), 1);
+    }
+
+    #[test]
+    fn nobody_waits_for_the_sync_of_somebody_else() {
+        let disk = Shared::default();
+        let db = LocalDb::new(Tree::new(), Box::new(disk.clone()));
+        let slow = Arc::clone(&LocalDb::lock(&disk.0).slow);
+        std::thread::scope(|scope| {
+            let held = LocalDb::lock(&slow.1);
+            let sync = scope.spawn(|| db.sync());
+            while *LocalDb::lock(&slow.0) == 0 {
+                std::thread::yield_now();
+            }
+            let (done, answer) = std::sync::mpsc::channel();
+            scope.spawn({
+                let db = &db;
+                move || done.send(db.propose(create("meanwhile")))
+            });
+            let answer = answer.recv_timeout(std::time::Duration::from_secs(60));
+            assert!(!sync.is_finished());
+            drop(held);
+            assert_eq!(answer, Ok(Ok(0)));
+        });
     }
 
     #[test]

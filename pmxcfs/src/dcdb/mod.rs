@@ -12,4 +12,4 @@ pub use backend::{Applied, Backend, Done, Observer, ProposeError, Step};
 pub use local::LocalDb;
 pub use published::Published;
 pub use replica::{Effect, Replica};
-pub use storage::{Closed, Patience, Storage, StorageError};
+pub use storage::{Closed, Patience, Storage, StorageError, Syncer};

@@ -160,6 +160,7 @@ impl Replica {
 
     fn apply(&mut self, now: u64, op: &Op, stamp: Stamp, own: Option<u64>) -> Delivery {
         let outcome = self.tree.apply(op, stamp);
+        tracing::debug!("{op}, from node {}: {:?}", stamp.writer, outcome.result);
         if let Some(effect) = &outcome.lock {
             self.follow_lock(effect, now);
         }
@@ -271,8 +272,11 @@ impl Replica {
             }
             let described = round.digest(update.inode);
             let entry = entry_from(update, described);
-            let known = self.tree.get(entry.inode);
-            diverged |= entry.version <= old_version && known.is_none_or(|old| **old != entry);
+            diverged |= entry.version <= old_version
+                && !self
+                    .tree
+                    .get(entry.inode)
+                    .is_some_and(|old| holds_the_same(old, &entry));
             entries.insert(entry.inode, Arc::new(entry));
         }
         let rows = entries.values().cloned().collect();
@@ -322,6 +326,14 @@ fn entry_from(update: UpdateEntry, described: Option<Digest>) -> TreeEntry {
     }
 }
 
+/// Whether nothing but times and writers are lost with the old entry.
+///
+/// Each node of a new cluster has made its own entry of the same configuration, at its own time.
+fn holds_the_same(old: &TreeEntry, new: &TreeEntry) -> bool {
+    let place = |entry: &TreeEntry| (entry.inode, entry.parent, entry.version);
+    place(old) == place(new) && old.name == new.name && old.content == new.content
+}
+
 /// Entries of the leader that are missing or different at another member.
 fn missing(leader: &MemdbIndex, other: &MemdbIndex, into: &mut BTreeSet<u64>) {
     let mut theirs = other.entries.iter().peekable();
@@ -350,16 +362,13 @@ impl App for Replica {
     const PROTOCOL: u32 = 1;
     const VERIFIES: bool = true;
 
-    fn membership(&mut self, _now: u64, _members: &[MemberId]) {
+    fn membership(&mut self, _members: &[MemberId], lowest: bool) {
         self.round = None;
-    }
-
-    fn lowest(&mut self, lowest: bool) {
         self.lowest = lowest;
     }
 
-    fn state(&mut self, _now: u64, lowest: bool) -> Bytes {
-        if lowest {
+    fn state(&mut self, _now: u64) -> Bytes {
+        if self.lowest {
             // The lowest node wins a tie, and what it sends then repairs members that never
             // allocated the bytes of these files.
             let root = self.tree.root();
@@ -498,10 +507,6 @@ impl App for Replica {
         self.apply(now, &op, stamp, own)
     }
 
-    fn synced(&mut self, _now: u64) -> Vec<(u16, Bytes)> {
-        Vec::new()
-    }
-
     fn checksum(&mut self) -> Digest {
         self.tree.checksum()
     }
@@ -534,11 +539,17 @@ mod tests {
 
     /// A round of the lowest node with an empty tree and a leader.
     fn join(leader: Tree) -> (Replica, Replica) {
-        let mut lowest = Replica::new(Tree::new(), 0);
+        join_with(Tree::new(), leader)
+    }
+
+    fn join_with(lowest: Tree, leader: Tree) -> (Replica, Replica) {
+        let mut lowest = Replica::new(lowest, 0);
         let mut leader = Replica::new(leader, 0);
+        lowest.membership(&[member(1), member(2)], true);
+        leader.membership(&[member(1), member(2)], false);
         let states = [
-            (member(1), App::state(&mut lowest, 0, true)),
-            (member(2), App::state(&mut leader, 0, false)),
+            (member(1), App::state(&mut lowest, 0)),
+            (member(2), App::state(&mut leader, 0)),
         ];
         let evaluation = leader.evaluate(0, &states, 1).unwrap();
         assert_eq!(evaluation.synced, [false, true]);
@@ -556,5 +567,46 @@ mod tests {
         assert_eq!(lowest.tree(), leader.tree());
         let hollow = lowest.tree().find(b"hollow").unwrap();
         assert_eq!(hollow.content, Content::Hollow(7));
+    }
+
+    /// A tree as the first start makes it of the host's file.
+    fn imported(now: u32, text: &'static [u8]) -> Tree {
+        let mut tree = Tree::new();
+        let (path, data) = (
+            Bytes::from_static(b"corosync.conf"),
+            Bytes::from_static(text),
+        );
+        let stamp = Stamp {
+            writer: 0,
+            mtime: now,
+        };
+        let create = Op::Create { path: path.clone() };
+        tree.apply(&create, stamp).result.unwrap();
+        let write = Op::Write {
+            path,
+            offset: 0,
+            data,
+            truncate: true,
+        };
+        tree.apply(&write, stamp).result.unwrap();
+        tree
+    }
+
+    fn diverged(mut replica: Replica) -> bool {
+        let effects = std::iter::from_fn(|| replica.poll_effect());
+        let mut replaced = effects.filter_map(|effect| match effect {
+            Effect::Replaced { diverged, .. } => Some(diverged),
+            _ => None,
+        });
+        replaced.next().unwrap()
+    }
+
+    #[test]
+    fn nodes_that_imported_the_same_file_at_other_times_have_nothing_to_lose() {
+        let (first, leader) = join_with(imported(10, b"conf"), imported(12, b"conf"));
+        assert_eq!(first.tree(), leader.tree());
+        assert!(!diverged(first));
+        let (first, _) = join_with(imported(10, b"mine"), imported(12, b"conf"));
+        assert!(diverged(first), "another text");
     }
 }

@@ -1,5 +1,7 @@
 //! What the configuration database needs of its disk.
 
+use std::sync::Arc;
+
 use thiserror::Error;
 
 use super::ProposeError;
@@ -37,6 +39,16 @@ pub enum Patience {
     Usual,
 }
 
+/// Makes everything that was stored before survive a loss of power. Apart from the [`Storage`], so
+/// that nobody else waits meanwhile.
+pub trait Syncer: Send + Sync {
+    /// Waits for the disk.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    fn sync(&self) -> Result<(), StorageError>;
+}
+
 /// Keeps the tree on disk. Every call is one transaction: all of it or nothing.
 ///
 /// Invariant: after an error the storage stays usable, and holds what it held before.
@@ -56,11 +68,8 @@ pub trait Storage: Send {
     /// When nothing was stored, or what was stored does not read back as `new`.
     fn replace(&mut self, old: &Tree, new: &Tree) -> Result<(), StorageError>;
 
-    /// Makes all that was stored survive a loss of power.
-    ///
-    /// # Errors
-    /// When the disk does not take it.
-    fn sync(&mut self) -> Result<(), StorageError>;
+    /// What makes all that is stored survive a loss of power.
+    fn syncer(&self) -> Arc<dyn Syncer>;
 
     /// Keeps a copy of the present content, before it is overwritten by another history.
     ///
@@ -96,8 +105,8 @@ impl Storage for Closed {
         Self::refuse()
     }
 
-    fn sync(&mut self) -> Result<(), StorageError> {
-        Self::refuse()
+    fn syncer(&self) -> Arc<dyn Syncer> {
+        Arc::new(*self)
     }
 
     fn backup(&mut self) -> Result<(), StorageError> {
@@ -105,6 +114,12 @@ impl Storage for Closed {
     }
 
     fn probe(&mut self) -> Result<(), StorageError> {
+        Self::refuse()
+    }
+}
+
+impl Syncer for Closed {
+    fn sync(&self) -> Result<(), StorageError> {
         Self::refuse()
     }
 }

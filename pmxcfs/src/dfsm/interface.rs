@@ -60,14 +60,15 @@ pub struct Violation(pub String);
 pub trait App {
     /// Version in the headers of this group.
     const PROTOCOL: u32;
-    /// Whether members verify their trees against each other from time to time.
-    const VERIFIES: bool;
+    /// Whether members verify their states against each other from time to time.
+    const VERIFIES: bool = false;
 
-    /// The members changed. Called for each change, before anything else.
-    fn membership(&mut self, now: u64, members: &[MemberId]);
+    /// The members changed. Called for each change, before anything else. `lowest`: whether this
+    /// process runs on the lowest node of the group from now on.
+    fn membership(&mut self, members: &[MemberId], lowest: bool);
 
-    /// State of this process for a round. `lowest`: whether it runs on the lowest node.
-    fn state(&mut self, now: u64, lowest: bool) -> Bytes;
+    /// State of this process for a round.
+    fn state(&mut self, now: u64) -> Bytes;
 
     /// Evaluates the states of all members, in member order; `own` is the place of this process.
     ///
@@ -80,11 +81,14 @@ pub trait App {
         own: usize,
     ) -> Result<Evaluation, Violation>;
 
-    /// Takes over what the leader sent.
+    /// Takes over what the leader sent. Groups whose evaluation finds all members in sync have no
+    /// use for it.
     ///
     /// # Errors
     /// When it does not lead to the leader's state: the process leaves.
-    fn commit(&mut self, now: u64, updates: Vec<Bytes>) -> Result<(), Violation>;
+    fn commit(&mut self, _now: u64, _updates: Vec<Bytes>) -> Result<(), Violation> {
+        Err(Violation("this group has no updates".into()))
+    }
 
     /// A message in its place of the order: subtype, time of the sender, payload.
     ///
@@ -98,13 +102,14 @@ pub trait App {
     ) -> Delivery;
 
     /// The process is in sync now. Returns messages to send, as subtype and payload.
-    fn synced(&mut self, now: u64) -> Vec<(u16, Bytes)>;
+    fn synced(&mut self, _now: u64) -> Vec<(u16, Bytes)> {
+        Vec::new()
+    }
 
-    /// Checksum of the whole state, for verification.
-    fn checksum(&mut self) -> Digest;
-
-    /// Whether the process runs on the lowest node of the group at present.
-    fn lowest(&mut self, lowest: bool);
+    /// Checksum of the whole state; asked for only where [`Self::VERIFIES`] is set.
+    fn checksum(&mut self) -> Digest {
+        Digest::default()
+    }
 }
 
 /// What the shell has to do, in this order.

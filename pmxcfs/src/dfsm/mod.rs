@@ -234,8 +234,7 @@ impl<A: App> Dfsm<A> {
             return;
         }
         let lowest = self.is_lowest();
-        self.app.lowest(lowest);
-        self.app.membership(now, &sorted);
+        self.app.membership(&sorted, lowest);
         if sorted.len() == 1 {
             self.set_synced_flags();
             self.enter_synced(now);
@@ -408,8 +407,7 @@ impl<A: App> Dfsm<A> {
         }
         self.epoch = epoch;
         self.drop_round();
-        let lowest = self.is_lowest();
-        let blob = self.app.state(now, lowest);
+        let blob = self.app.state(now);
         self.send(
             &Message::State {
                 time: seconds(now),
@@ -554,6 +552,9 @@ impl<A: App> Dfsm<A> {
     }
 
     fn verify_request(&mut self, now: u64, from: MemberId, id: u64) {
+        if !A::VERIFIES {
+            return;
+        }
         let checksum = self.app.checksum();
         self.verification = Verification {
             id,

@@ -1,11 +1,11 @@
-//! Opening, reading and writing files. Nothing here waits but [`Fs::create`].
+//! Opening, reading and writing files. Nothing here waits.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{
-    Attr, Fs, FsError, Node, Stale, Virtual, ino_of,
+    Attr, ChangeDone, Fs, FsError, Node, Stale, Virtual, ino_of,
     names::{Found, check_name, directory, find, path_in},
     open::{FileHandle, Gone, Handle, State},
 };
@@ -81,42 +81,78 @@ impl Fs {
         })
     }
 
-    /// Makes and opens a file; one that is there by now is opened unless `O_EXCL` forbids it.
-    ///
-    /// # Errors
-    /// [`FsError::Exists`] with `O_EXCL`, or whatever the change leads to.
-    pub fn create(
+    /// Makes and opens a file; one that is there by now is opened unless `O_EXCL` forbids it:
+    /// [`FsError::Exists`], or whatever the change leads to.
+    pub fn create_then(
+        self: &Arc<Self>,
+        dir: u64,
+        name: &[u8],
+        request: OpenRequest,
+        done: ChangeDone<(Attr, Opened)>,
+    ) {
+        let path = match self.path_to_create(dir, name, request) {
+            Ok(Some(path)) => path,
+            Ok(None) => return done(self.open_made(dir, name, request)),
+            Err(error) => return done(Err(error)),
+        };
+        let changing = self.changing.enter(dir);
+        let (fs, name) = (Arc::clone(self), name.to_vec());
+        let answer = move |result| {
+            let opened = match result {
+                Ok(_) => fs.open_made(dir, &name, request),
+                // Another node was first. A guest id in use is another error.
+                Err(ProposeError::Op(OpError::Exists)) if !request.has(libc::O_EXCL) => {
+                    fs.open_made(dir, &name, request)
+                }
+                Err(error) => Err(error.into()),
+            };
+            drop(changing);
+            done(opened);
+        };
+        self.backend.submit(Op::Create { path }, Box::new(answer));
+    }
+
+    /// The path of a file that has to be made first, if that is so.
+    fn path_to_create(
+        &self,
+        dir: u64,
+        name: &[u8],
+        request: OpenRequest,
+    ) -> Result<Option<Bytes>, FsError> {
+        check_name(name)?;
+        let tree = self.snapshot();
+        let parent = directory(&tree, dir)?;
+        if find(&tree, parent, name).is_none() {
+            return path_in(&tree, parent, name).map(Some);
+        }
+        if request.has(libc::O_EXCL) {
+            return Err(FsError::Exists);
+        }
+        Ok(None)
+    }
+
+    fn open_made(
         &self,
         dir: u64,
         name: &[u8],
         request: OpenRequest,
     ) -> Result<(Attr, Opened), FsError> {
-        check_name(name)?;
         let tree = self.snapshot();
-        let parent = directory(&tree, dir)?;
-        if find(&tree, parent, name).is_none() {
-            let path = path_in(&tree, parent, name)?;
-            let _changing = self.changing.enter(dir);
-            match self.backend.propose(Op::Create { path }) {
-                Ok(_) => {}
-                // Another node was first. A guest id in use is another error.
-                Err(ProposeError::Op(OpError::Exists)) if !request.has(libc::O_EXCL) => {}
-                Err(error) => return Err(error.into()),
-            }
-        } else if request.has(libc::O_EXCL) {
-            return Err(FsError::Exists);
-        }
-        let tree = self.snapshot();
-        let ino = match find(&tree, parent, name) {
+        let ino = match find(&tree, directory(&tree, dir)?, name) {
             None => return Err(FsError::NotFound),
             Some(Found::Virtual(entry)) => entry.ino(),
             Some(Found::Entry(entry)) => ino_of(entry.inode),
         };
+        self.known.add(ino);
         let opened = self.open(ino, request).map_err(|error| match error {
             FsError::Stale => FsError::NotFound,
             error => error,
-        })?;
-        Ok((self.getattr(ino)?, opened))
+        });
+        let both = opened.and_then(|opened| Ok((self.getattr(ino)?, opened)));
+        if both.is_err() {
+            self.known.forget(ino, 1);
+        }
+        both
     }
 
     /// Reads from an open file; fewer bytes than asked for only at its end.

@@ -13,6 +13,7 @@ mod attr;
 mod change;
 mod error;
 mod files;
+mod known;
 mod names;
 mod notes;
 mod observe;
@@ -27,6 +28,7 @@ mod virt;
 use std::{fmt, sync::Arc};
 
 pub use attr::{Attr, Kind, SetAttr, Stats, TimeChange};
+pub use change::ChangeDone;
 pub use error::FsError;
 pub use files::{OpenRequest, Opened};
 pub use names::{Listed, Listing};
@@ -72,6 +74,7 @@ pub struct Fs {
     open: open::OpenFiles,
     notes: Arc<Notes>,
     changing: change::Changing,
+    known: known::Known,
 }
 
 impl fmt::Debug for Fs {
@@ -106,6 +109,7 @@ impl Fs {
             open: open::OpenFiles::default(),
             notes: Arc::new(Notes::default()),
             changing: change::Changing::default(),
+            known: known::Known::default(),
         }
     }
 
@@ -121,11 +125,21 @@ impl Fs {
         self.backend.snapshot()
     }
 
+    /// Stores and publishes the changes that were submitted and wait for that, and answers them.
+    pub fn settle(&self) {
+        self.backend.settle();
+    }
+
     /// Whether a change of this node is under way in a directory, by the number that the kernel
     /// knows, so that the kernel holds its lock.
     #[must_use]
     pub fn is_changing(&self, dir: u64) -> bool {
         self.changing.contains(dir)
+    }
+
+    /// The kernel has forgotten an inode that so many answers told it of.
+    pub fn forget(&self, ino: u64, times: u64) {
+        self.known.forget(ino, times);
     }
 
     fn is_writable(&self) -> bool {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Attr, Fs, FsError, Kind, MAX_NAME, Node, Virtual, ino_of, open::Handle};
+use super::{Attr, Fs, FsError, Kind, MAX_NAME, Node, ROOT_INO, Virtual, ino_of, open::Handle};
 use crate::memdb::{Inode, Name, Tree, TreeEntry, join};
 
 /// One line of a listing.
@@ -44,23 +44,35 @@ pub(super) enum Found<'a> {
 impl Fs {
     /// Looks a name up; `None` if there is none, which holds until [`super::Notes`] says otherwise.
     ///
+    /// The kernel knows what is found from then on, until [`Fs::forget`].
+    ///
     /// # Errors
     /// [`FsError::Stale`] when the directory is gone.
     pub fn lookup(&self, dir: u64, name: &[u8]) -> Result<Option<Attr>, FsError> {
         check_name(name)?;
-        if let b"." = name {
-            return self.getattr(dir).map(Some);
+        loop {
+            let tree = self.snapshot();
+            let parent = directory(&tree, dir)?;
+            let ino = match name {
+                b"." => dir,
+                b".." => tree
+                    .get(parent)
+                    .map_or(ROOT_INO, |entry| ino_of(entry.parent)),
+                _ => match find(&tree, parent, name) {
+                    None => return Ok(None),
+                    Some(Found::Virtual(entry)) => {
+                        return Ok(Some(self.virtual_attr(entry, &tree)));
+                    }
+                    Some(Found::Entry(entry)) => ino_of(entry.inode),
+                },
+            };
+            self.known.add(ino);
+            match self.getattr(ino) {
+                Ok(attr) if attr.nlink > 0 => return Ok(Some(attr)),
+                // Removed meanwhile; something else may have the name now.
+                _ => self.known.forget(ino, 1),
+            }
         }
-        let tree = self.snapshot();
-        let dir = directory(&tree, dir)?;
-        if let b".." = name {
-            let parent = tree.get(dir).map_or(Inode::ROOT, |entry| entry.parent);
-            return self.getattr(ino_of(parent)).map(Some);
-        }
-        Ok(find(&tree, dir, name).map(|found| match found {
-            Found::Virtual(entry) => self.virtual_attr(entry, &tree),
-            Found::Entry(entry) => self.entry_attr(&tree, entry),
-        }))
     }
 
     /// Opens a directory for listing and returns its handle.
@@ -83,11 +95,6 @@ impl Fs {
             Handle::Directory(listing) => Ok(listing),
             Handle::File(_) | Handle::Virtual(..) => Err(FsError::BadHandle),
         }
-    }
-
-    /// Closes a directory.
-    pub fn releasedir(&self, handle: u64) {
-        self.open.close(handle);
     }
 
     fn list(&self, tree: &Tree, dir: Inode) -> Listing {

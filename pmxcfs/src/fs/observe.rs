@@ -65,7 +65,7 @@ impl Fs {
             if let Some(entry) = before.get(inode) {
                 self.note_name(tree, entry);
             }
-            self.notes.inode(ino_of(inode), Stale::Attributes, tree);
+            self.note_inode(tree, inode, Stale::Attributes);
         }
         let Some(entry) = &change.upsert else {
             return;
@@ -83,12 +83,21 @@ impl Fs {
         } else {
             Stale::Content
         };
-        self.notes.inode(ino_of(entry.inode), stale, tree);
+        self.note_inode(tree, entry.inode, stale);
+    }
+
+    fn note_inode(&self, old: &Arc<Tree>, inode: Inode, stale: Stale) {
+        let ino = ino_of(inode);
+        if self.known.contains(ino) {
+            self.notes.inode(ino, stale, old);
+        }
     }
 
     fn note_name(&self, old: &Arc<Tree>, entry: &TreeEntry) {
-        self.notes
-            .name(ino_of(entry.parent), Arc::clone(&entry.name), old);
+        let dir = ino_of(entry.parent);
+        if self.known.contains(dir) {
+            self.notes.name(dir, Arc::clone(&entry.name), old);
+        }
     }
 
     /// A file that is open has a new published state.

@@ -103,14 +103,21 @@ impl Fs {
         file.is_ok_and(|file| file.file.state().edits.contains_key(&handle))
     }
 
-    /// Closes a handle for good, publishing what is left to publish.
-    ///
-    /// # Errors
-    /// As [`Self::flush`]; the handle is closed all the same.
-    pub fn release(&self, handle: u64) -> Result<(), FsError> {
-        let result = self.flush(handle);
+    /// Closes a handle for good, after the last publication of its edits came to that result. No
+    /// caller waits for it any more, so a failure goes to
+    /// [`StatusSource::report_loss`](super::StatusSource).
+    pub fn close(&self, handle: u64, published: Result<(), FsError>) {
+        if let (Ok(file), Err(error)) = (self.open.file(handle), published) {
+            let path = self.live_entry(file.file.inode).map(|(path, _)| path);
+            let path =
+                path.unwrap_or_else(|| Bytes::copy_from_slice(&file.file.state().entry.name));
+            self.status.report_loss(&format!(
+                "writes to '{}' could not be published after its last close; look at it and write \
+                 it again: {error}",
+                String::from_utf8_lossy(&path)
+            ));
+        }
         self.open.close(handle);
-        result
     }
 
     /// As [`Self::flush`], but hands the result to `done` instead of waiting for it. Gives `done`

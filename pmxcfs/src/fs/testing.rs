@@ -6,13 +6,14 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicU32, Ordering},
+        mpsc::sync_channel,
     },
     thread,
 };
 
 use bytes::Bytes;
 
-use super::StatusSource;
+use super::{ChangeDone, FsError, StatusSource};
 use crate::{
     dcdb::{Applied, Backend, Done, Observer, ProposeError, Step, guard},
     memdb::{Op, OpError, Stamp, Tree},
@@ -24,6 +25,7 @@ struct Orders {
     refuse: Option<ProposeError>,
     fail_next: VecDeque<ProposeError>,
     blocked: bool,
+    disk_held: bool,
     waiting: usize,
     remote_first: Option<Op>,
 }
@@ -34,6 +36,7 @@ pub struct MemBackend {
     published: RwLock<Arc<Tree>>,
     working: Mutex<Tree>,
     orders: Mutex<Orders>,
+    disk: Mutex<()>,
     changed: Condvar,
     observers: Mutex<Vec<Weak<dyn Observer>>>,
     log: Mutex<Vec<Op>>,
@@ -94,7 +97,18 @@ impl MemBackend {
         self.changed.notify_all();
     }
 
-    /// Waits until that many own changes are held back.
+    /// Makes the disk take nothing until [`Self::release_disk`].
+    pub fn hold_disk(&self) {
+        lock(&self.orders).disk_held = true;
+    }
+
+    /// Lets the disk go on.
+    pub fn release_disk(&self) {
+        lock(&self.orders).disk_held = false;
+        self.changed.notify_all();
+    }
+
+    /// Waits until that many own changes are held back, or the disk holds a thread up.
     pub fn wait_blocked(&self, count: usize) {
         let mut orders = lock(&self.orders);
         while orders.waiting < count {
@@ -252,6 +266,25 @@ impl Backend for MemBackend {
         }
     }
 
+    fn settle(&self) {
+        let Ok(_disk) = self.disk.try_lock() else {
+            return;
+        };
+        let mut orders = lock(&self.orders);
+        if !orders.disk_held {
+            return;
+        }
+        orders.waiting += 1;
+        self.changed.notify_all();
+        while orders.disk_held {
+            orders = self
+                .changed
+                .wait(orders)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        orders.waiting -= 1;
+    }
+
     fn sync(&self) -> Result<(), ProposeError> {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -270,12 +303,18 @@ impl Backend for MemBackend {
 #[derive(Debug, Default)]
 pub struct FixedStatus {
     texts: Mutex<(String, bool)>,
+    losses: Mutex<Vec<String>>,
 }
 
 impl FixedStatus {
     /// Changes the text of `.members`, `.rrd` and `.clusterlog`.
     pub fn set(&self, text: &str) {
         lock(&self.texts).0 = text.to_owned();
+    }
+
+    /// Takes the reports of losses so far.
+    pub fn take_losses(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.losses))
     }
 
     fn text(&self) -> Bytes {
@@ -307,8 +346,25 @@ impl StatusSource for FixedStatus {
     fn set_debug(&self, on: bool) {
         lock(&self.texts).1 = on;
     }
+
+    fn report_loss(&self, text: &str) {
+        lock(&self.losses).push(text.to_owned());
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a change and waits for its result.
+///
+/// # Errors
+/// What the change leads to.
+///
+/// # Panics
+/// When nobody answers.
+pub fn wait<T: Send + 'static>(start: impl FnOnce(ChangeDone<T>)) -> Result<T, FsError> {
+    let (sender, receiver) = sync_channel(1);
+    start(Box::new(move |result| drop(sender.send(result))));
+    receiver.recv().expect("each change is answered")
 }

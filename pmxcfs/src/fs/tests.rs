@@ -4,7 +4,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
-    testing::{FixedStatus, MemBackend},
+    testing::{FixedStatus, MemBackend, wait},
     *,
 };
 use crate::{
@@ -16,27 +16,49 @@ const GID: u32 = 33;
 const NOW: u32 = 2_000_000;
 
 fn setup() -> (Arc<MemBackend>, Arc<Fs>) {
+    let (backend, _, fs) = setup_with_status();
+    (backend, fs)
+}
+
+fn setup_with_status() -> (Arc<MemBackend>, Arc<FixedStatus>, Arc<Fs>) {
     let backend = MemBackend::new();
+    let status = Arc::new(FixedStatus::default());
     let fs = Arc::new(Fs::new(FsConfig {
         backend: Arc::clone(&backend) as Arc<dyn Backend>,
-        status: Arc::new(FixedStatus::default()),
+        status: Arc::clone(&status) as Arc<dyn StatusSource>,
         node: "n1".to_owned(),
         gid: GID,
         clock: || NOW,
     }));
     backend.observe(&fs);
-    (backend, fs)
+    (backend, status, fs)
 }
 
 fn request(flags: i32) -> OpenRequest {
     OpenRequest { flags, pid: 0 }
 }
 
-fn create(fs: &Fs, name: &str) -> Opened {
+fn create_with(fs: &Arc<Fs>, name: &str, flags: i32) -> Result<Opened, FsError> {
+    wait(|done| fs.create_then(ROOT_INO, name.as_bytes(), request(flags), done))
+        .map(|(_, opened)| opened)
+}
+
+fn mkdir(fs: &Arc<Fs>, dir: u64, name: &str) -> Result<u64, FsError> {
+    wait(|done| fs.mkdir_then(dir, name.as_bytes(), done)).map(|attr| attr.ino)
+}
+
+fn unlink(fs: &Arc<Fs>, name: &str) -> Result<(), FsError> {
+    wait(|done| fs.unlink_then(ROOT_INO, name.as_bytes(), done))
+}
+
+fn rename(fs: &Arc<Fs>, from: &str, to: &str) -> Result<(), FsError> {
+    let (from, to) = (from.as_bytes(), to.as_bytes());
+    wait(|done| fs.rename_then((ROOT_INO, from), (ROOT_INO, to), done))
+}
+
+fn create(fs: &Arc<Fs>, name: &str) -> Opened {
     let flags = libc::O_CREAT | libc::O_RDWR;
-    fs.create(ROOT_INO, name.as_bytes(), request(flags))
-        .unwrap()
-        .1
+    create_with(fs, name, flags).unwrap()
 }
 
 fn open(fs: &Fs, name: &str, flags: i32) -> Opened {
@@ -57,10 +79,14 @@ fn read(fs: &Fs, file: Opened) -> Bytes {
     fs.read(file.handle, 0, u32::MAX).unwrap()
 }
 
-fn put(fs: &Fs, backend: &MemBackend, name: &str, data: &[u8]) {
+fn release(fs: &Fs, file: Opened) {
+    fs.close(file.handle, fs.flush(file.handle));
+}
+
+fn put(fs: &Arc<Fs>, backend: &MemBackend, name: &str, data: &[u8]) {
     let file = create(fs, name);
     write(fs, file, 0, data);
-    fs.release(file.handle).unwrap();
+    release(fs, file);
     backend.take_log();
 }
 
@@ -89,7 +115,7 @@ fn many_writes_become_one_operation_at_close() {
     assert_eq!(backend.take_log(), [Op::Create { path: bytes("f") }]);
     fs.flush(file.handle).unwrap();
     assert_eq!(backend.take_log(), [whole("f", "abcdef")]);
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.take_log(), []);
 }
 
@@ -101,7 +127,7 @@ fn rewriting_is_one_atomic_replacement() {
     assert_eq!(backend.content("f").unwrap(), "old content");
     assert_eq!(fs.getattr(ino(&fs, "f")).unwrap().size, 0);
     write(&fs, file, 0, b"new");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.take_log(), [whole("f", "new")]);
 }
 
@@ -111,7 +137,7 @@ fn rewriting_the_same_content_sends_nothing() {
     put(&fs, &backend, "f", b"same");
     let file = open(&fs, "f", libc::O_WRONLY | libc::O_TRUNC);
     write(&fs, file, 0, b"same");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.take_log(), []);
 }
 
@@ -146,7 +172,7 @@ fn appends_go_to_the_end_at_submission() {
     };
     backend.remote(grown);
     assert_eq!(read(&fs, file), "one\nremote\ntwo\n");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.content("log").unwrap(), "one\nremote\ntwo\n");
 }
 
@@ -161,10 +187,10 @@ fn writers_of_one_file_see_each_other_and_tear_nothing() {
     for file in [a, b] {
         assert_eq!(read(&fs, file), "AAA..BBB..");
     }
-    fs.release(b.handle).unwrap();
+    release(&fs, b);
     assert_eq!(backend.content("f").unwrap(), ".....BBB..");
     assert_eq!(read(&fs, a), "AAA..BBB..");
-    fs.release(a.handle).unwrap();
+    release(&fs, a);
     assert_eq!(backend.content("f").unwrap(), "AAA..BBB..");
 }
 
@@ -174,7 +200,7 @@ fn an_own_unlink_keeps_the_file_for_its_handles() {
     put(&fs, &backend, "f", b"kept");
     let file = open(&fs, "f", libc::O_RDWR);
     let number = ino(&fs, "f");
-    fs.unlink(ROOT_INO, b"f").unwrap();
+    unlink(&fs, "f").unwrap();
     assert_eq!(read(&fs, file), "kept");
     write(&fs, file, 4, b"!");
     assert_eq!(read(&fs, file), "kept!");
@@ -183,7 +209,7 @@ fn an_own_unlink_keeps_the_file_for_its_handles() {
     backend.take_log();
     fs.flush(file.handle).unwrap();
     assert_eq!(read(&fs, file), "kept!");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(backend.take_log(), []);
     assert_eq!(fs.getattr(number), Err(FsError::Stale));
 }
@@ -223,8 +249,8 @@ fn a_file_follows_its_name() {
     put(&fs, &backend, "a", b"x");
     let file = open(&fs, "a", libc::O_WRONLY | libc::O_TRUNC);
     write(&fs, file, 0, b"new");
-    fs.rename((ROOT_INO, b"a"), (ROOT_INO, b"b")).unwrap();
-    fs.release(file.handle).unwrap();
+    rename(&fs, "a", "b").unwrap();
+    release(&fs, file);
     assert_eq!(backend.content("b").unwrap(), "new");
 }
 
@@ -275,13 +301,13 @@ fn without_quorum_changes_are_refused_before_anything_is_sent() {
         fs.open(number, request(libc::O_WRONLY | libc::O_TRUNC))
             .unwrap_err(),
         fs.write(file.handle, 0, b"x", false, 0).unwrap_err(),
-        fs.mkdir(ROOT_INO, b"d").unwrap_err(),
-        fs.unlink(ROOT_INO, b"f").unwrap_err(),
+        mkdir(&fs, ROOT_INO, "d").unwrap_err(),
+        unlink(&fs, "f").unwrap_err(),
     ]
     .map(|error| error.errno());
     assert_eq!(errnos, [libc::EACCES; 4]);
-    assert_eq!(fs.unlink(ROOT_INO, b"none"), Err(FsError::NotFound));
-    assert_eq!(fs.mkdir(ROOT_INO, b"f"), Err(FsError::Exists));
+    assert_eq!(unlink(&fs, "none"), Err(FsError::NotFound));
+    assert_eq!(mkdir(&fs, ROOT_INO, "f"), Err(FsError::Exists));
     assert_eq!(fs.write(file.handle, 0, b"", false, 0), Ok(0));
     assert_eq!(fs.getattr(number).unwrap().mode, 0o440);
     assert_eq!(fs.getattr(Virtual::Local.ino()).unwrap().mode, 0o555);
@@ -290,13 +316,38 @@ fn without_quorum_changes_are_refused_before_anything_is_sent() {
 }
 
 #[test]
+fn a_release_that_loses_writes_tells_which_and_why() {
+    let (backend, status, fs) = setup_with_status();
+    put(&fs, &backend, "f", b"old");
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"new");
+    release(&fs, file);
+    assert_eq!(status.take_losses(), [""; 0]);
+
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"lost");
+    backend.fail_next(ProposeError::Busy);
+    release(&fs, file);
+    let [text] = status.take_losses().try_into().unwrap();
+    assert!(text.contains("'f'") && text.contains("in time"), "{text}");
+    assert_eq!(backend.content("f").unwrap(), "new");
+
+    let file = open(&fs, "f", libc::O_RDWR);
+    write(&fs, file, 0, b"lost");
+    backend.remote(Op::Delete { path: "f".into() });
+    release(&fs, file);
+    let [text] = status.take_losses().try_into().unwrap();
+    assert!(text.contains("'f'") && text.contains("removed"), "{text}");
+}
+
+#[test]
 fn a_lost_race_to_create_opens_the_file_that_is_there() {
     let (backend, fs) = setup();
     backend.remote_first(Op::Create { path: bytes("f") });
     let flags = libc::O_CREAT | libc::O_WRONLY;
-    assert!(fs.create(ROOT_INO, b"f", request(flags)).is_ok());
+    assert!(create_with(&fs, "f", flags).is_ok());
     backend.remote_first(Op::Create { path: bytes("g") });
-    let lost = fs.create(ROOT_INO, b"g", request(flags | libc::O_EXCL));
+    let lost = create_with(&fs, "g", flags | libc::O_EXCL);
     assert_eq!(lost.unwrap_err().errno(), libc::EEXIST);
 }
 
@@ -304,8 +355,8 @@ fn a_lost_race_to_create_opens_the_file_that_is_there() {
 fn same_values_are_accepted_and_others_refused() {
     let (backend, fs) = setup();
     put(&fs, &backend, "f", b"x");
-    fs.mkdir(ROOT_INO, b"d").unwrap();
-    fs.mkdir(ROOT_INO, b"priv").unwrap();
+    mkdir(&fs, ROOT_INO, "d").unwrap();
+    mkdir(&fs, ROOT_INO, "priv").unwrap();
     backend.take_log();
     let mode = |mode| SetAttr {
         mode: Some(mode),
@@ -368,7 +419,7 @@ fn a_time_set_before_close_outlives_it() {
         77
     );
     assert_eq!(backend.content("f").unwrap(), "", "not a reason to publish");
-    fs.release(file.handle).unwrap();
+    release(&fs, file);
     assert_eq!(fs.getattr(number).unwrap().mtime, 77);
     assert_eq!(backend.content("f").unwrap(), "x");
 }
@@ -376,9 +427,9 @@ fn a_time_set_before_close_outlives_it() {
 #[test]
 fn release_of_a_lock_is_asked_for_before_its_time_is_set() {
     let (backend, fs) = setup();
-    let private = fs.mkdir(ROOT_INO, b"priv").unwrap().ino;
-    let locks = fs.mkdir(private, b"lock").unwrap().ino;
-    let lock = fs.mkdir(locks, b"x").unwrap().ino;
+    let private = mkdir(&fs, ROOT_INO, "priv").unwrap();
+    let locks = mkdir(&fs, private, "lock").unwrap();
+    let lock = mkdir(&fs, locks, "x").unwrap();
     backend.take_log();
     let zero = Some(TimeChange::At(0));
     let release = SetAttr {
@@ -414,12 +465,9 @@ fn computed_files_are_snapshots_and_refuse_changes() {
             .errno(),
         libc::EIO
     );
+    assert_eq!(unlink(&fs, ".version").unwrap_err().errno(), libc::EACCES);
     assert_eq!(
-        fs.unlink(ROOT_INO, b".version").unwrap_err().errno(),
-        libc::EACCES
-    );
-    assert_eq!(
-        fs.mkdir(ROOT_INO, b"local").unwrap_err().errno(),
+        mkdir(&fs, ROOT_INO, "local").unwrap_err().errno(),
         libc::EEXIST
     );
     let debug = open(&fs, ".debug", libc::O_WRONLY | libc::O_TRUNC);
@@ -437,7 +485,7 @@ fn computed_files_are_snapshots_and_refuse_changes() {
 fn foreign_changes_are_noted_and_own_ones_not() {
     let (backend, fs) = setup();
     put(&fs, &backend, "f", b"x");
-    fs.rename((ROOT_INO, b"f"), (ROOT_INO, b"g")).unwrap();
+    rename(&fs, "f", "g").unwrap();
     backend.remote(Op::Mkdir { path: bytes("d") });
     let names = fs.notes().next_names().unwrap();
     assert_eq!(
@@ -448,13 +496,12 @@ fn foreign_changes_are_noted_and_own_ones_not() {
             .collect::<Vec<_>>(),
         [b"d"]
     );
-    fs.notes().next_inodes().unwrap();
+    let (d, g) = (ino(&fs, "d"), Name::from(&b"g"[..]));
     backend.remote(Op::Rename {
         from: bytes("g"),
         to: bytes("d/h"),
     });
     let names = fs.notes().next_names().unwrap();
-    let (d, g) = (ino(&fs, "d"), Name::from(&b"g"[..]));
     let expected = [(ROOT_INO, g), (d, Name::from(&b"h"[..]))];
     assert_eq!(names.names.into_iter().collect::<Vec<_>>(), expected);
     let inodes = fs.notes().next_inodes().unwrap().inodes;
@@ -462,6 +509,34 @@ fn foreign_changes_are_noted_and_own_ones_not() {
         inodes.into_values().collect::<Vec<_>>(),
         [Stale::Attributes]
     );
+}
+
+#[test]
+fn what_the_kernel_does_not_know_it_need_not_forget() {
+    let (backend, fs) = setup();
+    backend.remote(Op::Mkdir { path: bytes("d") });
+    fs.notes().next_names().unwrap();
+    backend.remote_write("d/unknown", b"1");
+    let d = ino(&fs, "d");
+    backend.remote_write("d/f", b"1");
+    let names = fs.notes().next_names().unwrap();
+    assert_eq!(
+        names.names.into_iter().collect::<Vec<_>>(),
+        [(d, Name::from(&b"f"[..]))]
+    );
+    let f = fs.lookup(d, b"f").unwrap().unwrap().ino;
+    backend.remote_write("d/f", b"2");
+    let inodes = fs.notes().next_inodes().unwrap().inodes;
+    assert_eq!(
+        inodes.into_iter().collect::<Vec<_>>(),
+        [(f, Stale::Content)]
+    );
+    fs.forget(f, 1);
+    backend.remote_write("d/f", b"3");
+    fs.lookup(d, b"unknown").unwrap().unwrap();
+    backend.remote_write("d/unknown", b"2");
+    let inodes = fs.notes().next_inodes().unwrap().inodes;
+    assert!(!inodes.contains_key(&f), "{inodes:?}");
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub trait StatusSource: Send + Sync + 'static {
     fn debug(&self) -> bool;
     /// Switches debug messages.
     fn set_debug(&self, on: bool);
+    /// Tells everybody of writes that are lost when no caller is left to be told.
+    fn report_loss(&self, text: &str);
 }
 
 /// A computed entry of the root.

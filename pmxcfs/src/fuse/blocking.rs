@@ -1,4 +1,4 @@
-//! Calls that may wait for the cluster, kept from taking all threads that serve the kernel.
+//! Calls that may wait, kept off the threads that serve the kernel.
 
 use std::{
     collections::VecDeque,
@@ -8,8 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// Threads for calls that find no room on the workers. More calls queue: they wait for the same
-/// total order anyway.
+/// Threads for calls that wait. More calls queue: they wait for the same total order anyway.
 const THREADS_MAX: usize = 64;
 
 /// How long a thread stays without work.
@@ -21,8 +20,6 @@ type Job = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct State {
-    /// Calls on workers.
-    inline: usize,
     /// All calls that did not end yet.
     calls: usize,
     queue: VecDeque<Job>,
@@ -30,15 +27,15 @@ struct State {
     threads: usize,
 }
 
+#[derive(Default)]
 struct Shared {
-    inline_max: usize,
     state: Mutex<State>,
     work: Condvar,
     ended: Condvar,
 }
 
 /// Runs calls that may wait.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Blocking(Arc<Shared>);
 
 impl fmt::Debug for Blocking {
@@ -48,29 +45,10 @@ impl fmt::Debug for Blocking {
 }
 
 impl Blocking {
-    /// At most `inline_max` calls at a time run on the calling threads.
-    pub(super) fn new(inline_max: usize) -> Self {
-        Self(Arc::new(Shared {
-            inline_max,
-            state: Mutex::default(),
-            work: Condvar::new(),
-            ended: Condvar::new(),
-        }))
-    }
-
-    /// Runs a call, here if there is room.
+    /// Runs a call on a thread for it.
     pub(super) fn run(&self, job: impl FnOnce() + Send + 'static) {
         let mut state = self.0.lock();
         state.calls += 1;
-        if state.inline < self.0.inline_max {
-            state.inline += 1;
-            drop(state);
-            job();
-            state = self.0.lock();
-            state.inline -= 1;
-            self.0.call_ended(state);
-            return;
-        }
         state.queue.push_back(Box::new(job));
         if state.queue.len() > state.idle && state.threads < THREADS_MAX {
             state.threads += 1;
@@ -86,6 +64,11 @@ impl Blocking {
     pub(super) fn call(&self) -> Call {
         self.0.lock().calls += 1;
         Call(Arc::clone(&self.0))
+    }
+
+    /// Whether a call is under way.
+    pub(super) fn has_calls(&self) -> bool {
+        self.0.lock().calls > 0
     }
 
     /// Waits until no call is under way; false if that took too long.
@@ -179,13 +162,13 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Barrier, mpsc};
+    use std::sync::Barrier;
 
     use super::*;
 
     #[test]
-    fn waiting_calls_leave_the_caller_free_beyond_the_limit() {
-        let blocking = Blocking::new(0);
+    fn waiting_calls_leave_the_caller_free() {
+        let blocking = Blocking::default();
         let barrier = Arc::new(Barrier::new(11));
         for _ in 0..10 {
             let barrier = Arc::clone(&barrier);
@@ -196,19 +179,5 @@ mod tests {
         assert!(!blocking.wait_idle(Duration::ZERO));
         barrier.wait();
         assert!(blocking.wait_idle(Duration::from_secs(60)));
-    }
-
-    #[test]
-    fn calls_run_on_the_caller_while_there_is_room() {
-        let blocking = Blocking::new(1);
-        let (sender, receiver) = mpsc::channel();
-        let inner = blocking.clone();
-        blocking.run(move || {
-            let caller = thread::current().id();
-            sender.send(caller).unwrap();
-            inner.run(move || sender.send(thread::current().id()).unwrap());
-        });
-        assert_eq!(receiver.recv().unwrap(), thread::current().id());
-        assert_ne!(receiver.recv().unwrap(), thread::current().id());
     }
 }

@@ -1,7 +1,11 @@
-//! The mount: the only place that knows the kernel's protocol and the `fuser` crate.
+//! The mount: the only place that knows the kernel's protocol.
 //!
-//! Owns: decoding of requests and replies (`adapter`), the mount itself (`mount`), the threads
-//! that make the kernel forget (`notify`), the threads for calls that wait (`blocking`).
+//! Owns: the layout of messages (`protocol`), the device (`device`, `reply`), what each request
+//! means (`adapter`), the threads that serve (`serve`), the mount itself (`mount`), the threads that
+//! make the kernel forget (`notify`), the threads for calls that wait (`blocking`).
+//!
+//! The protocol is spoken without a library, since the threads depend on reading without waiting:
+//! see `serve`.
 //!
 //! What the kernel keeps, and why it is never stale:
 //! * names, present and absent ones, for an hour. A name that another node changes is invalidated
@@ -12,15 +16,21 @@
 //!   expire at once;
 //! * file content until it is invalidated: pages are locked while they are read.
 //!
-//! Threads: workers serve requests; a call that may wait for the cluster runs on a worker only
-//! while two others stay free for readers, else on a thread of its own. Notifications are sent by
-//! two threads that serve no request, one for names (it may wait for a directory in which a change
-//! of this node is under way) and one for inodes (it never waits for a change).
+//! Threads: one thread at a time reads requests and does them, and hands what waits for the
+//! cluster on without waiting itself; others stand by, in case that it is held up. The few calls
+//! that do wait (fsync, times and lengths set by path, a close during another close of the file) run
+//! on threads of their own. Notifications are sent by two threads that serve no request, one for
+//! names (it may wait for a directory in which a change of this node is under way) and one for
+//! inodes (it never waits for a change).
 
 mod adapter;
 mod blocking;
 mod descriptors;
+mod device;
 mod mount;
 mod notify;
+mod protocol;
+mod reply;
+mod serve;
 
 pub use mount::{MountConfig, MountError, Session, clear_stale_mount, mount};

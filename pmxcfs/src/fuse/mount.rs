@@ -2,16 +2,15 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
-use fuser::SessionACL;
 use nix::{
     mount::{MntFlags, MsFlags, umount2},
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -20,18 +19,22 @@ use nix::{
 use thiserror::Error;
 
 use super::{
-    adapter::Adapter,
+    adapter::{self, Adapter},
     blocking::Blocking,
+    device::{self, Device, Received},
     notify::{Forgetter, Kernel},
+    protocol::{Call, InitIn, Request},
+    serve,
 };
 use crate::fs::Fs;
 
-const DEVICE: &str = "/dev/fuse";
-
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// Fewest workers: one for a call that waits, two for readers.
+/// Fewest threads that serve: one that is held up, one that leads, one that watches it.
 const THREADS_MIN: usize = 3;
+
+/// Smallest buffer that the kernel accepts; its first request is shorter.
+const FIRST_BYTES: usize = 8192;
 
 /// How long an orderly end waits for changes under way to be answered.
 const ANSWER_GRACE: Duration = Duration::from_millis(700);
@@ -50,10 +53,8 @@ const NAMES_TOLD: usize = 10;
 pub struct MountConfig {
     /// Where.
     pub mountpoint: PathBuf,
-    /// Threads that serve requests, at least three.
+    /// Threads that serve requests, at least three. One of them is at work unless it is held up.
     pub threads: usize,
-    /// Whether each of them has its own queue of requests in work.
-    pub clone_fd: bool,
 }
 
 impl MountConfig {
@@ -63,7 +64,6 @@ impl MountConfig {
         Self {
             mountpoint: mountpoint.into(),
             threads: 4,
-            clone_fd: false,
         }
     }
 }
@@ -155,8 +155,7 @@ pub fn mount(
     let path = config.mountpoint.canonicalize();
     let path = &path.map_err(MountError::io("find", &config.mountpoint))?;
     refuse_nonempty(path)?;
-    let device = OpenOptions::new().read(true).write(true).open(DEVICE);
-    let device = device.map_err(MountError::io("open", Path::new(DEVICE)))?;
+    let device = Device::open().map_err(MountError::io("open", Path::new(device::PATH)))?;
     mount_device(path, &device)?;
     let started = serve(config, path, fs, device, on_loss);
     if started.is_err()
@@ -267,14 +266,14 @@ fn refuse_nonempty(path: &Path) -> Result<(), MountError> {
     Err(MountError::NotEmpty { path, names })
 }
 
-fn mount_device(path: &Path, device: &File) -> Result<(), MountError> {
+fn mount_device(path: &Path, device: &Device) -> Result<(), MountError> {
     let options = format!(
         "fd={},rootmode=40000,user_id=0,group_id=0,default_permissions,allow_other",
-        device.as_raw_fd()
+        device.raw_fd()
     );
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(
-        Some(DEVICE),
+        Some(device::PATH),
         path,
         Some("fuse"),
         flags,
@@ -287,27 +286,23 @@ fn serve(
     config: &MountConfig,
     mountpoint: &Path,
     fs: Arc<Fs>,
-    device: File,
+    device: Device,
     on_loss: impl FnOnce() + Send + 'static,
 ) -> io::Result<Session> {
-    let threads = config.threads.max(THREADS_MIN);
-    let blocking = Blocking::new(threads - 2);
-    let adapter = Adapter::new(Arc::clone(&fs), blocking.clone());
-    let has_epoch = adapter.has_epoch();
-    let notices = device.try_clone()?;
-    let mut options = fuser::Config::default();
-    options.n_threads = Some(threads);
-    options.clone_fd = config.clone_fd;
-    let device = OwnedFd::from(device);
-    let session = fuser::Session::from_fd(adapter, device, SessionACL::All, options)?;
+    let device = Arc::new(device);
+    let blocking = Blocking::default();
+    let init = first_request(&device)?;
     let kernel = Kernel {
-        notifier: session.notifier(),
-        device: notices,
-        has_epoch: has_epoch.get().is_some_and(|known| *known),
+        device: Arc::clone(&device),
+        has_epoch: adapter::has_epoch(&init.1),
     };
+    let adapter = Adapter::new(Arc::clone(&fs), blocking.clone(), Arc::clone(&device), init)
+        .map_err(io::Error::other)?;
     let life = Arc::new(Life::default());
     let on_loss = OnLoss::new(on_loss);
-    let workers = run_workers(session, &life, &on_loss)?;
+    let threads = config.threads.max(THREADS_MIN);
+    let serve = move || serve::run(adapter, device, threads);
+    let workers = run_workers(serve, &life, &on_loss)?;
     let forgetter = Forgetter::start(&fs, kernel)?;
     let stop_watching = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?);
     let mut session = Session {
@@ -322,6 +317,31 @@ fn serve(
     };
     session.watcher = Some(watch_mounts(&session, on_loss)?);
     Ok(session)
+}
+
+/// Waits for the kernel's first request, which says what it can do.
+fn first_request(device: &Device) -> io::Result<(u64, InitIn)> {
+    let mut buffer = [0; FIRST_BYTES];
+    loop {
+        match device.receive(&mut buffer)? {
+            Received::Nothing => device.wait()?,
+            Received::End => return Err(io::ErrorKind::NotConnected.into()),
+            Received::Request(len) => {
+                let request = Request::decode(&buffer[..len]);
+                if let Some(Request {
+                    unique,
+                    call: Call::Init(init),
+                    ..
+                }) = request
+                {
+                    return Ok((unique, init));
+                }
+                return Err(io::Error::other(
+                    "the kernel did not begin with its version",
+                ));
+            }
+        }
+    }
 }
 
 type LossCall = Box<dyn FnOnce() + Send>;
@@ -344,7 +364,7 @@ impl OnLoss {
 }
 
 fn run_workers(
-    session: fuser::Session<Adapter>,
+    serve: impl FnOnce() -> io::Result<()> + Send + 'static,
     life: &Arc<Life>,
     on_loss: &OnLoss,
 ) -> io::Result<JoinHandle<()>> {
@@ -352,7 +372,7 @@ fn run_workers(
     thread::Builder::new()
         .name("pmxcfs-mount".to_owned())
         .spawn(move || {
-            if let Err(error) = session.run() {
+            if let Err(error) = serve() {
                 tracing::error!(%error, "the connection to the kernel failed");
             }
             let before = std::mem::replace(&mut *life.lock(), Phase::Ended);

@@ -7,20 +7,13 @@
 //! by another, so that neither delays the rest.
 
 use std::{
-    ffi::OsStr,
-    fs::File,
-    io::{self, Write},
-    os::unix::ffi::OsStrExt,
+    io,
     sync::Arc,
     thread::{self, JoinHandle},
 };
 
-use fuser::{INodeNo, Notifier};
-
+use super::device::Device;
 use crate::fs::{Fs, NameBatch, Notes, Stale, differences, differing_names, ino_of};
-
-/// Code of the notification that ends the validity of all names.
-const NOTIFY_INC_EPOCH: u32 = 8;
 
 /// Tells the kernel what to forget until it is closed.
 #[derive(Debug)]
@@ -33,9 +26,7 @@ pub(super) struct Forgetter {
 
 /// The way to the kernel.
 pub(super) struct Kernel {
-    pub(super) notifier: Notifier,
-    /// The device, for what `fuser` does not know.
-    pub(super) device: File,
+    pub(super) device: Arc<Device>,
     pub(super) has_epoch: bool,
 }
 
@@ -86,17 +77,15 @@ impl Forgetter {
 
 impl Kernel {
     fn inode(&self, ino: u64, stale: Stale) {
-        // A negative offset leaves the pages alone; without length all pages go.
         let offset = match stale {
             Stale::Attributes => -1,
             Stale::Content => 0,
         };
-        log_failure(self.notifier.inval_inode(INodeNo(ino), offset, 0));
+        log_failure(self.device.forget_inode(ino, offset));
     }
 
     fn name(&self, dir: u64, name: &[u8]) {
-        let name = OsStr::from_bytes(name);
-        log_failure(self.notifier.inval_entry(INodeNo(dir), name));
+        log_failure(self.device.forget_name(dir, name));
     }
 
     /// All names at once, without waiting for any directory.
@@ -104,11 +93,7 @@ impl Kernel {
         if !self.has_epoch {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        // Header of a notification: length, code, and no request that it answers.
-        let mut message = [0; 16];
-        message[..4].copy_from_slice(&16u32.to_ne_bytes());
-        message[4..8].copy_from_slice(&NOTIFY_INC_EPOCH.to_ne_bytes());
-        (&self.device).write_all(&message)
+        self.device.forget_all_names()
     }
 }
 

@@ -253,7 +253,7 @@ impl Sender {
     /// The caller keeps messages of an earlier membership from being sent after a new join.
     ///
     /// # Errors
-    /// See [`McastError`]; [`retry`] has the loop for [`McastError::Backpressure`].
+    /// See [`McastError`]; [`retry`] tells how often to try again after [`McastError::Backpressure`].
     pub fn mcast(&self, group: GroupName, payload: &[u8]) -> Result<(), McastError> {
         self.0.mcast(group, payload)
     }

@@ -1,6 +1,6 @@
 //! Operations on the tree and what they lead to.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -77,6 +77,32 @@ impl Op {
             | Self::Delete { path }
             | Self::Mtime { path, .. }
             | Self::Unlock { path, .. } => path,
+        }
+    }
+}
+
+/// For messages: what happens to which path, without the data.
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = String::from_utf8_lossy(self.path());
+        match self {
+            Self::Mkdir { .. } => write!(f, "mkdir '{path}'"),
+            Self::Create { .. } => write!(f, "create '{path}'"),
+            Self::Write {
+                offset,
+                data,
+                truncate,
+                ..
+            } => {
+                let end = if *truncate { ", its new end" } else { "" };
+                write!(f, "write {} bytes at {offset} of '{path}'{end}", data.len())
+            }
+            Self::Rename { to, .. } => {
+                write!(f, "rename '{path}' to '{}'", String::from_utf8_lossy(to))
+            }
+            Self::Delete { .. } => write!(f, "delete '{path}'"),
+            Self::Mtime { mtime, .. } => write!(f, "set the time of '{path}' to {mtime}"),
+            Self::Unlock { .. } => write!(f, "unlock '{path}'"),
         }
     }
 }

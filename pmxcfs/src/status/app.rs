@@ -6,19 +6,17 @@ use bytes::Bytes;
 use super::{Outgoing, Status};
 use crate::{
     dfsm::{App, Delivery, Evaluation, Violation},
-    memdb::Digest,
     wire::MemberId,
 };
 
 impl App for Status {
     const PROTOCOL: u32 = 0;
-    const VERIFIES: bool = false;
 
-    fn membership(&mut self, _now: u64, members: &[MemberId]) {
+    fn membership(&mut self, members: &[MemberId], _lowest: bool) {
         self.confchg(members);
     }
 
-    fn state(&mut self, _now: u64, _lowest: bool) -> Bytes {
+    fn state(&mut self, _now: u64) -> Bytes {
         self.build_state()
     }
 
@@ -35,10 +33,6 @@ impl App for Status {
             updates: None,
             messages: messages.into_iter().map(into_parts).collect(),
         })
-    }
-
-    fn commit(&mut self, _now: u64, _updates: Vec<Bytes>) -> Result<(), Violation> {
-        Ok(())
     }
 
     fn deliver(
@@ -65,12 +59,6 @@ impl App for Status {
             .map(into_parts)
             .collect()
     }
-
-    fn checksum(&mut self) -> Digest {
-        Digest::default()
-    }
-
-    fn lowest(&mut self, _lowest: bool) {}
 }
 
 fn into_parts(message: Outgoing) -> (u16, Bytes) {

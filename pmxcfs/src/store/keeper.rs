@@ -1,11 +1,11 @@
 //! The database file as the storage of the configuration database.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{Store, StoreError, Syncer};
 use crate::{
     clock,
-    dcdb::{Patience, Storage, StorageError},
+    dcdb::{self, Patience, Storage, StorageError},
     memdb::{Change, Tree},
 };
 
@@ -16,7 +16,6 @@ const BACKUPS_KEPT: usize = 10;
 #[derive(Debug)]
 pub struct Keeper {
     store: Store,
-    syncer: Syncer,
     backups: PathBuf,
 }
 
@@ -24,12 +23,7 @@ impl Keeper {
     /// Wraps an open database; copies go to `backups`.
     #[must_use]
     pub fn new(store: Store, backups: PathBuf) -> Self {
-        let syncer = store.syncer();
-        Self {
-            store,
-            syncer,
-            backups,
-        }
+        Self { store, backups }
     }
 }
 
@@ -43,6 +37,12 @@ impl From<StoreError> for StorageError {
         } else {
             Self::Failed(text)
         }
+    }
+}
+
+impl dcdb::Syncer for Syncer {
+    fn sync(&self) -> Result<(), StorageError> {
+        Ok(Self::sync(self)?)
     }
 }
 
@@ -63,8 +63,8 @@ impl Storage for Keeper {
         Ok(self.store.replace(old, new)?)
     }
 
-    fn sync(&mut self) -> Result<(), StorageError> {
-        Ok(self.syncer.sync()?)
+    fn syncer(&self) -> Arc<dyn dcdb::Syncer> {
+        Arc::new(self.store.syncer())
     }
 
     fn backup(&mut self) -> Result<(), StorageError> {

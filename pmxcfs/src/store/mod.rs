@@ -20,6 +20,7 @@ mod check;
 mod error;
 mod keeper;
 mod lock;
+mod log_file;
 mod replace;
 mod rows;
 mod schema;
@@ -267,7 +268,8 @@ impl Store {
             hollow: self.hollow.clone(),
         };
         let done = match body(&mut writer, &self.path) {
-            Ok(Ok(())) => run("COMMIT").map_err(StoreError::sqlite(action, &self.path)),
+            Ok(Ok(())) => log_file::in_one_piece(|| run("COMMIT"))
+                .map_err(StoreError::sqlite(action, &self.path)),
             Ok(Err(error)) => Err(error),
             Err(error) => Err(StoreError::sqlite(action, &self.path)(error)),
         };
@@ -339,7 +341,10 @@ fn ensure_file(path: &Path) -> Result<(), StoreError> {
 
 fn connect(path: &Path, options: Options) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags)?;
+    let conn = match log_file::layer() {
+        Some(layer) => Connection::open_with_flags_and_vfs(path, flags, layer)?,
+        None => Connection::open_with_flags(path, flags)?,
+    };
     conn.busy_timeout(options.busy_timeout)?;
     Ok(conn)
 }

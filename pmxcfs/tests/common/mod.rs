@@ -63,7 +63,6 @@ impl Mounted {
         let dir = tempfile::tempdir().unwrap();
         let mut config = MountConfig::new(dir.path());
         config.threads = threads;
-        config.clone_fd = std::env::var_os("CLONE_FD").is_some();
         let losses = Arc::new(AtomicU32::new(0));
         let lost = Arc::clone(&losses);
         let on_loss = move || {

@@ -37,6 +37,13 @@ struct Arguments {
     /// Afterwards, open a shell on node n1
     #[arg(long)]
     shell: bool,
+    /// Which daemon carries the messages; several, with ':' between them, are taken in turns
+    #[arg(
+        long,
+        value_name = "corosync-lite|corosync|PATH",
+        default_value = "corosync-lite"
+    )]
+    messaging: String,
 }
 
 fn main() -> ExitCode {
@@ -84,7 +91,7 @@ fn show(arguments: &Arguments) -> Result<()> {
     if let Some(text) = missing(&needed) {
         bail!("{text}");
     }
-    let mut cluster = start()?;
+    let mut cluster = start(&arguments.messaging)?;
     fill(&cluster)?;
     travel(&cluster)?;
     cut_off(&mut cluster)?;
@@ -102,7 +109,7 @@ fn show(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn start() -> Result<Cluster> {
+fn start(messaging: &str) -> Result<Cluster> {
     step("Three nodes");
     let binary = daemon::binary()?;
     let start = now();
@@ -115,9 +122,13 @@ fn start() -> Result<Cluster> {
             host.address(1)
         ));
     }
-    let corosync = Corosync::start_cluster(&lab, &Settings::new(NODES))?;
+    let settings = Settings {
+        messaging: messaging.to_owned(),
+        ..Settings::new(NODES)
+    };
+    let corosync = Corosync::start_cluster(&lab, &settings)?;
     say(&format!(
-        "corosync formed an encrypted ring over two links ({})",
+        "{messaging} formed an encrypted ring over two links ({})",
         since(start)
     ));
     let start = now();

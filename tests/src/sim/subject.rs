@@ -108,17 +108,13 @@ impl App for Subject {
     const PROTOCOL: u32 = Replica::PROTOCOL;
     const VERIFIES: bool = Replica::VERIFIES;
 
-    fn membership(&mut self, now: u64, members: &[MemberId]) {
-        self.replica.membership(now, members);
+    fn membership(&mut self, members: &[MemberId], lowest: bool) {
+        self.replica.membership(members, lowest);
     }
 
-    fn lowest(&mut self, lowest: bool) {
-        self.replica.lowest(lowest);
-    }
-
-    fn state(&mut self, now: u64, lowest: bool) -> Bytes {
+    fn state(&mut self, now: u64) -> Bytes {
         self.notes.push(Note::Stated);
-        let mut blob = self.replica.state(now, lowest);
+        let mut blob = self.replica.state(now);
         if self.defect == Some(Defect::StaleState)
             && let Some(version) = blob.first().copied()
         {
@@ -174,10 +170,6 @@ impl App for Subject {
             return self.replica.deliver(now, from, None, message);
         }
         delivery
-    }
-
-    fn synced(&mut self, now: u64) -> Vec<(u16, Bytes)> {
-        self.replica.synced(now)
     }
 
     fn checksum(&mut self) -> Digest {

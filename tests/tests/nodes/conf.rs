@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
 use anyhow::ensure;
 use nix::errno::Errno;
 use tests::cluster::{Cluster, SYNC_DEADLINE};
-use tests::corosync::Settings;
+use tests::compare::await_equal;
+use tests::corosync::{Corosync, Settings};
+use tests::daemon::Pmxcfs;
 use tests::files;
-use tests::wait::eventually_ok;
+use tests::lab::{Host, Lab, available};
+use tests::wait::{eventually, eventually_ok, now};
 
-use crate::support::{NODES, holds_on_all, three_nodes};
+use crate::support::{ALL, NODES, holds_on_all, three_nodes};
 
 const HOST_FILE: &str = "/etc/corosync/corosync.conf";
 
@@ -45,6 +49,33 @@ fn an_edited_configuration_is_taken_over_by_all_nodes_and_a_bad_one_by_none() {
     in_force(&cluster, &settings);
     cluster.await_in_sync().unwrap();
     cluster.await_equal().unwrap();
+}
+
+/// Every node takes over its host's file when it starts the first time, at a time of its own.
+#[test]
+fn a_new_cluster_of_equal_configurations_has_nothing_to_keep() {
+    if !available(&ALL) {
+        return;
+    }
+    let lab = Lab::new(NODES.len()).unwrap();
+    let _corosync = Corosync::start_cluster(&lab, &Settings::new(NODES.len())).unwrap();
+    let start = |host: &Host| {
+        let begin = now();
+        let daemon = Pmxcfs::start(host, &[]).unwrap();
+        // The next one has to get another time.
+        let second = Duration::from_secs(1);
+        eventually(SYNC_DEADLINE, "another second", || begin.elapsed() > second).unwrap();
+        daemon
+    };
+    let daemons: Vec<_> = lab.hosts().iter().map(start).collect();
+    await_equal(SYNC_DEADLINE, &lab.hosts().iter().collect::<Vec<_>>()).unwrap();
+    for (host, daemon) in lab.hosts().iter().zip(daemons) {
+        let log = daemon.program().log();
+        assert!(log.contains("imported '"), "{log}");
+        assert!(!log.contains("held changes"), "{log}");
+        let copies = host.disk("var/lib/pve-cluster").join("backup");
+        assert!(!copies.exists(), "{}", host.name());
+    }
 }
 
 /// As administrators do it: write beside, then rename.

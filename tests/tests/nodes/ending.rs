@@ -5,12 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::thread;
 use std::time::Duration;
 
+use anyhow::ensure;
 use nix::errno::Errno;
 use tests::cluster::Cluster;
 use tests::files;
 use tests::wait::{eventually, now};
 
-use crate::support::three_nodes;
+use crate::support::{gone_on_all, on_all, three_nodes};
 
 /// An orderly end takes no longer, whatever is under way.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -28,6 +29,7 @@ fn blocked_changes_and_open_files_hold_nothing_up() {
     a_cut_during_a_change(&mut cluster);
     an_end_with_open_files(&mut cluster);
     an_end_during_a_change(&mut cluster);
+    a_loss_after_the_last_close(&cluster);
     cluster.await_equal().unwrap();
 }
 
@@ -92,4 +94,41 @@ fn an_end_during_a_change(cluster: &mut Cluster) {
     cluster.lab.heal().unwrap();
     cluster.start_pmxcfs(3, &[]).unwrap();
     cluster.await_in_sync().unwrap();
+}
+
+/// What a mapping changed is published when it goes: no call is left that could tell of a failure.
+fn a_loss_after_the_last_close(cluster: &Cluster) {
+    // The module mmap keeps a copy of the descriptor, which it would close last.
+    const MAPPING: &str = "import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+file = os.open('/etc/pve/mapped', os.O_RDWR)
+PROT_READ_WRITE, MAP_SHARED = 3, 1
+at = libc.mmap(None, ctypes.c_size_t(4), PROT_READ_WRITE, MAP_SHARED, file, ctypes.c_long(0))
+os.close(file)
+open('/run/mapped', 'w').close()
+while not os.path.exists('/run/go-on'): time.sleep(0.01)
+ctypes.memmove(at, b'lost', 4)
+libc.munmap(ctypes.c_void_p(at), ctypes.c_size_t(4))";
+    files::replace(&cluster.path(1, "mapped"), b"text").unwrap();
+    let host = cluster.lab.host(1);
+    let program = host
+        .start("mapping", "python3".as_ref(), &["-c", MAPPING])
+        .unwrap();
+    eventually(ANSWER_LIMIT, "a mapping", || {
+        host.path("/run/mapped").exists()
+    })
+    .unwrap();
+    eventually(ANSWER_LIMIT, "the file on n2", || {
+        fs::remove_file(cluster.path(2, "mapped")).is_ok()
+    })
+    .unwrap();
+    gone_on_all(cluster, "mapped");
+    fs::write(host.path("/run/go-on"), "").unwrap();
+    assert!(program.wait(ANSWER_LIMIT).unwrap().success());
+    on_all(cluster, "a word in the cluster log", |root| {
+        let log = fs::read_to_string(root.join(".clusterlog"))?;
+        ensure!(log.contains("writes to 'mapped' could not be"), "{log}");
+        Ok(())
+    });
 }

@@ -56,8 +56,8 @@ fn mode(cluster: &Cluster, id: usize, path: &str) -> u32 {
     meta.mode() & 0o7777
 }
 
-fn refuses_everything(cluster: &Cluster, id: usize) {
-    for (path, expected) in [
+pub(crate) fn refuses_everything(cluster: &Cluster, id: usize) {
+    let modes = [
         ("", 0o755),
         ("f", 0o440),
         ("d", 0o555),
@@ -65,9 +65,16 @@ fn refuses_everything(cluster: &Cluster, id: usize) {
         ("priv/lock", 0o500),
         ("local", 0o555),
         (".members", 0o440),
-    ] {
-        assert_eq!(mode(cluster, id, path), expected, "mode of '{path}'");
-    }
+    ];
+    // The kernel is told to forget the modes a moment after they change.
+    eventually_ok(SYNC_DEADLINE, "the modes of a read-only node", || {
+        for (path, expected) in modes {
+            let mode = mode(cluster, id, path);
+            ensure!(mode == expected, "mode of '{path}': {mode:o}");
+        }
+        Ok(())
+    })
+    .unwrap();
     let members = fs::read_to_string(cluster.path(id, ".members")).unwrap();
     let members: Value = serde_json::from_str(&members).unwrap();
     assert_eq!(members["cluster"]["quorate"], 0, "{members}");
@@ -92,7 +99,7 @@ fn refuses_everything(cluster: &Cluster, id: usize) {
     assert_eq!(fs::read(at("f")).unwrap(), b"before");
 }
 
-fn apart_and_back(cluster: &mut Cluster) {
+pub(crate) fn apart_and_back(cluster: &mut Cluster) {
     cluster.lab.partition(&[&[1], &[2], &[3]]).unwrap();
     for id in NODES {
         cluster.await_writable(id, false).unwrap();
@@ -141,7 +148,7 @@ fn killed_daemons_lose_nothing_that_was_acknowledged() {
         load.check(&cluster);
     }
     for id in NODES {
-        load.during(|progress| {
+        load.during_loss_of(id, |progress| {
             drop(cluster.corosync[id - 1].take());
             cluster.await_writable(id, false).unwrap();
             progress.await_more(20);
@@ -160,7 +167,7 @@ fn cut_links_lose_nothing_that_was_acknowledged() {
     };
     let mut load = Load::new(&cluster, &NODES);
     for id in NODES {
-        load.during(|progress| {
+        load.during_loss_of(id, |progress| {
             cluster.lab.isolate(id).unwrap();
             cluster.await_writable(id, false).unwrap();
             progress.await_more(20);
@@ -169,7 +176,7 @@ fn cut_links_lose_nothing_that_was_acknowledged() {
         });
         load.check(&cluster);
     }
-    load.during(|_| {
+    load.during_loss_of(2, |_| {
         for id in NODES {
             cluster.lab.flap(id, 0, 5).unwrap();
             cluster.lab.flap(id, 1, 5).unwrap();

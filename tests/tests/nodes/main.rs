@@ -10,5 +10,6 @@ mod conf;
 mod disk;
 mod ending;
 mod faults;
+mod mixed;
 mod operations;
 mod support;

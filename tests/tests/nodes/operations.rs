@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Barrier;
@@ -23,19 +23,21 @@ fn every_operation_of_every_node_is_seen_by_all() {
     let Some(cluster) = three_nodes() else { return };
     for id in NODES {
         operations_of(&cluster, id);
+        files_from_nothing(&cluster, id);
     }
     for id in NODES {
         largest_file(&cluster, id);
+        too_large_files(&cluster, id);
     }
     cluster.await_equal().unwrap();
-    races(&cluster);
+    races(&cluster, &[]);
     cluster.await_equal().unwrap();
-    readers_see_whole_files(&cluster);
+    readers_see_whole_files(&cluster, 1);
     cluster.await_equal().unwrap();
     cluster.stop().unwrap();
 }
 
-fn operations_of(cluster: &Cluster, id: usize) {
+pub(crate) fn operations_of(cluster: &Cluster, id: usize) {
     let root = cluster.path(id, "");
     let at = |name: &str| root.join(name);
     files::create_new(&at("f")).unwrap();
@@ -52,12 +54,12 @@ fn operations_of(cluster: &Cluster, id: usize) {
     holds_on_all(cluster, "f", b"onX\0\0\0");
     files::truncate(&at("f"), 0).unwrap();
     holds_on_all(cluster, "f", b"");
-    files::truncate(&at("f"), 5).unwrap();
-    holds_on_all(cluster, "f", &[0; 5]);
+    files::replace(&at("f"), b"again").unwrap();
+    holds_on_all(cluster, "f", b"again");
 
     fs::rename(at("f"), at("g")).unwrap();
     gone_on_all(cluster, "f");
-    holds_on_all(cluster, "g", &[0; 5]);
+    holds_on_all(cluster, "g", b"again");
     files::replace(&at("h"), b"new").unwrap();
     fs::rename(at("h"), at("g")).unwrap();
     gone_on_all(cluster, "h");
@@ -88,13 +90,31 @@ fn operations_of(cluster: &Cluster, id: usize) {
     gone_on_all(cluster, "g");
 }
 
-fn largest_file(cluster: &Cluster, id: usize) {
-    let name = format!("large-{id}");
+/// Files that grow without being written.
+pub(crate) fn files_from_nothing(cluster: &Cluster, id: usize) {
+    let path = cluster.path(id, "grown");
+    files::create_new(&path).unwrap();
+    files::truncate(&path, 5).unwrap();
+    holds_on_all(cluster, "grown", &[0; 5]);
+    fs::remove_file(path).unwrap();
+    gone_on_all(cluster, "grown");
+}
+
+fn large(id: usize) -> (String, Vec<u8>) {
     let mut data: Vec<u8> = (0..=u8::MAX).cycle().take(MIB).collect();
     data[0] = u8::try_from(id).unwrap();
+    (format!("large-{id}"), data)
+}
+
+pub(crate) fn largest_file(cluster: &Cluster, id: usize) {
+    let (name, data) = large(id);
     files::replace(&cluster.path(id, &name), &data).unwrap();
     holds_on_all(cluster, &name, &data);
+}
 
+/// To be called after [`largest_file`].
+pub(crate) fn too_large_files(cluster: &Cluster, id: usize) {
+    let (name, mut data) = large(id);
     data.push(0);
     let refused = files::replace(&cluster.path(id, &name), &data);
     assert_eq!(files::errno(refused), Errno::EFBIG);
@@ -111,8 +131,8 @@ fn largest_file(cluster: &Cluster, id: usize) {
     fs::remove_file(cluster.path(id, &name)).unwrap();
 }
 
-/// All nodes try the same at the same moment: one wins.
-fn races(cluster: &Cluster) {
+/// All nodes try the same at the same moment: one wins. `exclusive` are nodes where every creation is.
+pub(crate) fn races(cluster: &Cluster, exclusive: &[usize]) {
     for id in NODES {
         fs::create_dir_all(cluster.path(1, format!("nodes/n{id}/qemu-server"))).unwrap();
     }
@@ -120,14 +140,14 @@ fn races(cluster: &Cluster) {
         there_on_all(cluster, &format!("nodes/n{id}/qemu-server"));
     }
     for round in 0..20 {
-        race(cluster, |_, root| {
+        race(cluster, "a directory", |_, root| {
             fs::create_dir(root.join(format!("dir-{round}")))
         });
-        race(cluster, |_, root| {
+        race(cluster, "a file", |_, root| {
             files::create_new(&root.join(format!("exclusive-{round}")))
         });
-        race(cluster, |id, root| {
-            let conf = format!("nodes/n{id}/qemu-server/{}.conf", 100 + round);
+        race(cluster, "a guest", |id, root| {
+            let conf = format!("nodes/n{id}/qemu-server/{}.conf", 500 + round);
             files::create_new(&root.join(conf))
         });
         // Without O_EXCL nobody loses: whoever is late opens what is there.
@@ -136,18 +156,27 @@ fn races(cluster: &Cluster) {
             files::replace(&root.join(&path), b"same")
         });
         for (id, outcome) in outcomes {
-            outcome.unwrap_or_else(|error| panic!("n{id}: {error}"));
+            let late = exclusive.contains(&id);
+            match outcome {
+                Err(error) if late && error.kind() == ErrorKind::AlreadyExists => {}
+                outcome => outcome.unwrap_or_else(|error| panic!("n{id}: {error}")),
+            }
         }
         holds_on_all(cluster, &path, b"same");
     }
 }
 
-fn race(cluster: &Cluster, attempt: impl Fn(usize, &Path) -> std::io::Result<()> + Sync) {
-    let mut losers = Vec::new();
-    for (_, outcome) in at_once(cluster, attempt) {
-        losers.extend(outcome.err().map(|error| error.raw_os_error()));
-    }
-    assert_eq!(losers, [Some(libc::EEXIST); 2]);
+fn race(
+    cluster: &Cluster,
+    what: &str,
+    attempt: impl Fn(usize, &Path) -> std::io::Result<()> + Sync,
+) {
+    let outcomes = at_once(cluster, attempt);
+    let failures = outcomes
+        .values()
+        .filter_map(|outcome| outcome.as_ref().err());
+    let codes: Vec<_> = failures.map(std::io::Error::raw_os_error).collect();
+    assert_eq!(codes, [Some(libc::EEXIST); 2], "{what}: {outcomes:?}");
 }
 
 fn at_once<T: Send>(
@@ -168,19 +197,22 @@ fn at_once<T: Send>(
 }
 
 /// A file that is rewritten in a loop, in one write or in many, is always whole on other nodes.
-fn readers_see_whole_files(cluster: &Cluster) {
+pub(crate) fn readers_see_whole_files(cluster: &Cluster, writer: usize) {
     for (name, piece) in [("echoed", usize::MAX), ("dd", 700)] {
         let whole = |round: usize| format!("{:06}\n", round % 1_000).repeat(5_000);
-        files::replace(&cluster.path(1, name), whole(0).as_bytes()).unwrap();
+        files::replace(&cluster.path(writer, name), whole(0).as_bytes()).unwrap();
         holds_on_all(cluster, name, whole(0).as_bytes());
         let end = AtomicBool::new(false);
         thread::scope(|scope| {
-            let readers = [2, 3].map(|id| {
-                let (path, end) = (cluster.path(id, name), &end);
-                scope.spawn(move || read_until(&path, end))
-            });
+            let others = NODES.into_iter().filter(|id| *id != writer);
+            let readers: Vec<_> = others
+                .map(|id| {
+                    let (path, end) = (cluster.path(id, name), &end);
+                    scope.spawn(move || read_until(&path, end))
+                })
+                .collect();
             for round in 1..150 {
-                rewrite_in_pieces(&cluster.path(1, name), whole(round).as_bytes(), piece);
+                rewrite_in_pieces(&cluster.path(writer, name), whole(round).as_bytes(), piece);
             }
             end.store(true, Ordering::Relaxed);
             for reader in readers {

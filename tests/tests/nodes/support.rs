@@ -17,7 +17,8 @@ use tests::wait::{eventually, eventually_ok};
 
 /// All nodes.
 pub(crate) const NODES: [usize; 3] = [1, 2, 3];
-const ALL: [Requirement; 4] = [
+/// What three nodes need of the machine.
+pub(crate) const ALL: [Requirement; 4] = [
     Requirement::Root,
     Requirement::Fuse,
     Requirement::Network,
@@ -77,13 +78,34 @@ pub(crate) struct Load {
 
 impl Load {
     pub(crate) fn new(cluster: &Cluster, nodes: &[usize]) -> Self {
+        Self::with_peers(cluster, nodes, &[])
+    }
+
+    /// The same where another implementation runs on some nodes.
+    pub(crate) fn with_peers(cluster: &Cluster, nodes: &[usize], peers: &[usize]) -> Self {
         let writers = nodes.iter().map(|id| {
             let dir = cluster.path(*id, format!("load-{id}"));
             fs::create_dir(&dir).unwrap();
-            (*id, Writer::new(dir, u64::try_from(*id).unwrap()))
+            let writer = Writer::new(dir, u64::try_from(*id).unwrap());
+            let peer = peers.contains(id);
+            (*id, if peer { writer.in_pieces() } else { writer })
         });
         Self {
             writers: writers.collect(),
+        }
+    }
+
+    /// The same while a node loses contact to the others: what its writer was told last before
+    /// that can be lost.
+    pub(crate) fn during_loss_of(&mut self, cut: usize, disturb: impl FnOnce(&Progress)) {
+        self.set_loses_last(Some(cut));
+        self.during(disturb);
+        self.set_loses_last(None);
+    }
+
+    fn set_loses_last(&mut self, cut: Option<usize>) {
+        for (id, writer) in &mut self.writers {
+            writer.set_loses_last(Some(*id) == cut);
         }
     }
 

@@ -25,6 +25,8 @@ pub struct Statistics {
     pub closed: u64,
     /// Times the daemon did not get to run, the newest first.
     pub pauses: Vec<Pause>,
+    /// Datagrams that the transport dropped, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
 }
 
 /// A client's connection.
@@ -104,6 +106,10 @@ impl Statistics {
                 bytes: pause.length_ms.to_le_bytes().to_vec(),
             };
             put(format!("{key}.delay"), delay);
+        }
+        for (reason, count) in &self.dropped {
+            let key = format!("stats.knet.handle.dropped.{reason}");
+            put(key, Raw::u64(*count));
         }
         values
     }

@@ -194,6 +194,7 @@ impl Node {
                     self.cmap.sync_init(&members, &transitional, ring);
                     self.cpg.sync_init(&members, &transitional, ring);
                     self.quorum.sync_init(now, &members, &transitional, ring);
+                    self.cfg.set_members(&members);
                 }
                 sync::Output::Process(service) => {
                     self.process(service);

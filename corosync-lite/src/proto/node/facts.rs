@@ -1,6 +1,6 @@
 //! What services may know of the node when a client asks them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Node;
 use super::lanes::Lanes;
@@ -9,9 +9,12 @@ use super::surface::{Credentials, Flow};
 use super::transport::TransportCore;
 use crate::config::Config;
 use crate::proto::cmap::View;
-use crate::proto::keys::{self, Statistics, Traffic};
+use crate::proto::keys::{self, Pause, Statistics, Traffic};
 use crate::proto::srp::Srp;
 use crate::service::ClientId;
+
+/// Pauses that are remembered.
+const PAUSES_MAX: usize = 10;
 
 /// A client that was let in.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +51,7 @@ pub(super) struct Facts<'a> {
     pub(super) lanes: &'a Lanes,
     pub(super) connections: &'a BTreeMap<ClientId, Connection>,
     pub(super) closed: u64,
+    pub(super) pauses: &'a VecDeque<Pause>,
     pub(super) flow: Flow,
 }
 
@@ -70,7 +74,8 @@ impl View for Facts<'_> {
             links: self.transport.links(),
             connections: self.connections().collect(),
             closed: self.closed,
-            pauses: Vec::new(),
+            pauses: self.pauses.iter().copied().collect(),
+            dropped: self.transport.dropped(),
         }
     }
 }
@@ -94,6 +99,12 @@ impl Facts<'_> {
 }
 
 impl Node {
+    /// Takes note that the daemon did not get to run for a while; it is shown to who looks.
+    pub fn note_pause(&mut self, pause: Pause) {
+        self.pauses.truncate(PAUSES_MAX - 1);
+        self.pauses.push_front(pause);
+    }
+
     /// Counters of all parts.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
@@ -109,6 +120,7 @@ impl Node {
             lanes: &self.lanes,
             connections: &self.connections,
             closed: self.closed,
+            pauses: &self.pauses,
             flow: self.flow,
         }
     }

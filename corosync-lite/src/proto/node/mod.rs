@@ -47,6 +47,7 @@ use self::transport::TransportCore;
 use super::cfg::Cfg;
 use super::cmap::Cmap;
 use super::cpg::Cpg;
+pub use super::keys::Pause;
 use super::keys::Traffic;
 use super::knet::LinkStatus;
 use super::pg::Assembler;
@@ -78,6 +79,8 @@ pub struct Node {
     quorum: Quorum,
     connections: BTreeMap<ClientId, Connection>,
     closed: u64,
+    /// Times the daemon did not get to run, the newest first.
+    pauses: VecDeque<Pause>,
     traffic: Traffic,
     /// Messages that no member of the ring should have sent.
     malformed: u64,
@@ -129,6 +132,7 @@ impl Node {
             config: config.clone(),
             connections: BTreeMap::new(),
             closed: 0,
+            pauses: VecDeque::new(),
             traffic: Traffic::default(),
             malformed: 0,
             members: BTreeSet::new(),
@@ -260,6 +264,8 @@ impl Node {
     /// goes on until [`Node::is_stopped`]; in most cases that is at once.
     pub fn leave(&mut self, now: Instant) {
         if self.leaving.is_none() {
+            // Other members hear first that these processes end, and then that the node goes.
+            self.forget_clients_of(Service::Cpg);
             self.quorum.leave();
             self.leaving = Some(now + LEAVE_PATIENCE);
             self.settle(now);

@@ -29,6 +29,7 @@ impl Node {
                     lanes: &self.lanes,
                     connections: &self.connections,
                     closed: self.closed,
+                    pauses: &self.pauses,
                     flow: self.flow,
                 };
                 self.cmap.handle_request(now, client, request, &facts);
@@ -61,6 +62,16 @@ impl Node {
             Service::Cfg => self.cfg.client_gone(client),
             Service::Cpg => self.cpg.client_gone(client),
             Service::Quorum | Service::Votequorum => self.quorum.client_gone(client),
+        }
+    }
+
+    pub(super) fn forget_clients_of(&mut self, service: Service) {
+        let of_service = |(id, connection): (&ClientId, &Connection)| {
+            (connection.service == service).then_some(*id)
+        };
+        let clients: Vec<_> = self.connections.iter().filter_map(of_service).collect();
+        for client in clients {
+            self.forget_client(client);
         }
     }
 
@@ -213,13 +224,16 @@ impl Node {
     }
 
     fn clear_statistics(&mut self, which: cmap::Counters) {
-        use cmap::Counters::{All, Ipc, Totem};
+        use cmap::Counters::{All, Ipc, Schedmiss, Totem};
         if matches!(which, All | Totem) {
             self.srp.clear_stats();
         }
         if matches!(which, All | Ipc) {
             self.closed = 0;
             self.connections.values_mut().for_each(Connection::clear);
+        }
+        if matches!(which, All | Schedmiss) {
+            self.pauses.clear();
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The transport that the configuration asks for, behind one face.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,20 @@ impl TransportCore {
     }
 
     /// All links; none for the transports that do not watch any.
+    /// Dropped datagrams by reason, as far as they are told apart.
+    pub(super) fn dropped(&self) -> BTreeMap<&'static str, u64> {
+        match self {
+            Self::Knet(knet) => {
+                let drops = knet.stats().drops;
+                drops
+                    .iter()
+                    .map(|(reason, count)| (reason.name(), count))
+                    .collect()
+            }
+            Self::Plain(plain) => BTreeMap::from([("any", plain.stats().dropped)]),
+        }
+    }
+
     pub(super) fn links(&self) -> Vec<knet::LinkStatus> {
         match self {
             Self::Knet(knet) => knet.links().collect(),

@@ -1,0 +1,116 @@
+//! Which lines of a daemon's log tell that another daemon misbehaves.
+//!
+//! Everything of the level warning and above counts, and some lines below it, except for what is
+//! known to have other causes. So a complaint that nobody has thought of counts as well.
+
+use super::Kind;
+
+const TROUBLE: [&str; 5] = ["warning", "error", "crit", "alert", "emerg"];
+
+/// Lines of any level that tell of a packet or message that was not understood, was refused, or
+/// did not arrive.
+const SUSPECT: [&str; 26] = [
+    "FAILED TO RECEIVE",
+    "Digest does not match",
+    "Unable to decrypt",
+    "invalid digest",
+    "incorrect",
+    "Received a ",
+    "Packet rejected",
+    "Packet is too short",
+    "is too short",
+    "version does not match",
+    "Discarding packet",
+    "higher latency than pong_timeout",
+    "unknown messages from socket",
+    "Decompressed buffer",
+    "bad magic number",
+    "unsupported version",
+    "wrong type",
+    "is corrupted",
+    "too big message",
+    "unknown message",
+    "Unknown node",
+    "have expected length",
+    "discarding",
+    "Assertion",
+    "assert",
+    "panicked",
+];
+
+/// Parts of lines that say nothing about other daemons.
+const HARMLESS: [&str; 19] = [
+    // Containers and virtual machines commonly forbid both, and the daemons do without.
+    "RLIMIT_MEMLOCK",
+    "SCHED_RR",
+    // No watchdog is configured.
+    "[WD    ]",
+    // A link goes down because the test wants it to, and at the start all are.
+    "has no active links",
+    // A tool asked before the start was complete, and asks again.
+    "Denied connection",
+    // The test kills nodes.
+    "can not be reached",
+    "Token has not been received in",
+    "leave message",
+    // A node whose daemon was killed or restarted: its packets arrive before its first ping.
+    "not reachable yet. Discarding packet",
+    // The address of a killed daemon answers that nobody is there.
+    "Connection refused",
+    // corosync-lite tells of links that go down because a node was killed or cut off, of votes
+    // that are missing then, and of what it thinks of rings without encryption.
+    "is down: ",
+    "votes, ",
+    "within the non-primary component",
+    "everybody on the network",
+    "did not end in order",
+    // What a message of an old ring is for Corosync; it says so in debug messages alone.
+    "for old ring - discarding",
+    "Resource temporarily unavailable",
+    // During a change of keys libknet tries one after the other; when none fits, it says more.
+    "debug   [KNET  ] nsscrypto: Digest does not match",
+    "debug   [KNET  ] opensslcrypto: ",
+];
+
+/// Lists of lost messages that are harmless: a busy machine drops packets now and then.
+const RETRANSMIT_LISTS: usize = 20;
+
+/// Complaints in the log of a daemon.
+#[must_use]
+pub fn complaints(kind: Kind, log: &str) -> Vec<String> {
+    let mut found: Vec<_> = log
+        .lines()
+        .filter(|line| is_complaint(line))
+        .map(str::to_owned)
+        .collect();
+    let lists = log.matches("Retransmit List").count();
+    if lists > RETRANSMIT_LISTS {
+        found.push(format!("{kind:?} asked {lists} times for lost messages"));
+    }
+    found
+}
+
+fn is_complaint(line: &str) -> bool {
+    let head = line.split('[').next().unwrap_or_default();
+    let is_trouble = TROUBLE.iter().any(|word| head.contains(word));
+    let is_suspect = SUSPECT.iter().any(|text| line.contains(text));
+    (is_trouble || is_suspect) && !HARMLESS.iter().any(|text| line.contains(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_told_from_the_noise_of_a_start() {
+        let log = "Nov 22 03:05:20.412 notice  [MAIN  ] starting up\n\
+            Nov 22 03:05:20.863 warning [KNET  ] host: host: 3 has no active links\n\
+            Nov 22 03:05:20.863 debug   [KNET  ] rx: Packet rejected from 10.0.0.1:5405\n\
+            Nov 22 03:05:20.863 warning [TOTEM ] something new\n\
+            corosync: totemsrp.c:1: f: Assertion `x' failed.\n";
+        let found = complaints(Kind::Corosync, log);
+        assert_eq!(found.len(), 3, "{found:?}");
+        let flood = "notice  [TOTEM ] Retransmit List: 1\n".repeat(21);
+        assert_eq!(complaints(Kind::Lite, &flood).len(), 1);
+    }
+}

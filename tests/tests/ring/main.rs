@@ -1,0 +1,13 @@
+//! Rings of Corosync and corosync-lite.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "functions that tests share fail the test as tests do"
+)]
+
+mod cold;
+mod load;
+mod matrix;
+mod reload;
+mod support;
+mod tools;

@@ -1,0 +1,154 @@
+//! The tools of Corosync say the same on nodes of both kinds.
+
+use std::collections::BTreeSet;
+
+use tests::mixed::{Kind, QuorumView, Ring};
+use tests::wait::eventually;
+
+use crate::support::{C, DEADLINE, L, can_run, ring};
+
+/// What a tool prints on a node of each kind.
+fn on_both(ring: &Ring, command: &str) -> [String; 2] {
+    [Kind::Corosync, Kind::Lite].map(|kind| {
+        let id = ring.of_kind(kind)[0];
+        ring.host(id).sh_ok(command).unwrap()
+    })
+}
+
+/// Numbers and addresses replaced, so that only the form is left.
+fn form(text: &str) -> String {
+    let digit = |c: char| if c.is_ascii_digit() { '0' } else { c };
+    let words = text.replace("localhost", "connected");
+    words.chars().map(digit).collect()
+}
+
+/// Keys of a map, without numbers and without the services that only Corosync has.
+fn keys(text: &str) -> BTreeSet<String> {
+    let others = [
+        "internal_configuration.service.",
+        "runtime.services.mon.",
+        "runtime.services.pload.",
+        "runtime.services.wd.",
+        "resources.",
+    ];
+    let keys = text.lines().filter_map(|line| line.split(" = ").next());
+    keys.filter(|key| !others.iter().any(|other| key.starts_with(other)))
+        .map(form)
+        .collect()
+}
+
+#[test]
+fn tools_print_the_same_on_both() {
+    if !can_run() {
+        return;
+    }
+    let ring = ring(&[L, C, C]);
+    let views: Vec<_> = ring
+        .nodes()
+        .iter()
+        .map(|id| QuorumView::of(ring.host(*id)).unwrap())
+        .collect();
+    assert!(views.iter().all(|view| *view == views[0]), "{views:?}");
+    assert_eq!(views[0].members, [1, 2, 3]);
+    assert_eq!(
+        (views[0].expected, views[0].total, views[0].quorum),
+        (3, 3, 2)
+    );
+
+    // Both links of all nodes are up, and their MTU is known.
+    eventually(DEADLINE, "links", || {
+        on_both(&ring, "corosync-cfgtool -n")
+            .iter()
+            .all(|text| text.matches("connected mtu: 1397").count() == 4)
+    })
+    .unwrap();
+    for command in [
+        "corosync-cfgtool -s",
+        "corosync-cfgtool -n",
+        "corosync-quorumtool -s",
+        "corosync-quorumtool -l",
+    ] {
+        let [corosync, lite] =
+            on_both(&ring, command).map(|text| form(&text.replace(" (local)", "")));
+        assert_eq!(corosync, lite, "{command}");
+    }
+    // Members are listed in the order of joining, which is not the same for all that merged.
+    let groups = on_both(&ring, "corosync-cpgtool -e");
+    let [corosync, lite] =
+        groups.map(|text| text.lines().map(str::to_owned).collect::<BTreeSet<_>>());
+    assert_eq!(corosync, lite, "members of groups");
+    let [corosync, lite] = on_both(&ring, "corosync-cmapctl").map(|text| keys(&text));
+    assert_eq!(corosync, lite, "keys of the map");
+    ring.finish().unwrap();
+}
+
+#[test]
+fn expected_votes_are_set_from_either_kind() {
+    if !can_run() {
+        return;
+    }
+    let mut ring = ring(&[L, C, C]);
+    // Fewer votes than there are nodes are refused everywhere.
+    for id in [1, 2] {
+        assert!(
+            !ring
+                .host(id)
+                .sh("corosync-quorumtool -e 1")
+                .unwrap()
+                .status
+                .success()
+        );
+    }
+    for (from, expected) in [(1, 5), (2, 4)] {
+        ring.host(from)
+            .sh_ok(&format!("corosync-quorumtool -e {expected}"))
+            .unwrap();
+        for id in ring.nodes() {
+            eventually(DEADLINE, &format!("{expected} votes on n{id}"), || {
+                QuorumView::of(ring.host(id))
+                    .is_ok_and(|view| view.expected == expected && view.quorum == expected / 2 + 1)
+            })
+            .unwrap();
+        }
+    }
+    for (from, of, votes) in [(1, 2, 2), (2, 1, 3)] {
+        ring.host(from)
+            .sh_ok(&format!("corosync-quorumtool -v {votes} -n {of}"))
+            .unwrap();
+        let total = if of == 2 { 4 } else { 6 };
+        for id in ring.nodes() {
+            eventually(DEADLINE, &format!("votes of n{of} on n{id}"), || {
+                QuorumView::of(ring.host(id)).is_ok_and(|view| view.total == total)
+            })
+            .unwrap();
+        }
+    }
+    ring.exchange(&[1, 2, 3], &[10]).unwrap();
+    ring.finish().unwrap();
+}
+
+#[test]
+fn nodes_of_either_kind_are_told_to_end() {
+    if !can_run() {
+        return;
+    }
+    let mut ring = ring(&[L, C, L, C]);
+    // From Corosync to corosync-lite, and the other way.
+    ring.host(2).sh_ok("corosync-cfgtool -k 3").unwrap();
+    ring.await_end(3).unwrap();
+    ring.await_ring(&[1, 2, 4]).unwrap();
+    ring.host(1).sh_ok("corosync-cfgtool -k 4").unwrap();
+    ring.await_end(4).unwrap();
+    ring.start_daemon(3).unwrap();
+    ring.start_daemon(4).unwrap();
+    ring.await_ring(&[1, 2, 3, 4]).unwrap();
+    for id in [1, 2] {
+        ring.host(id).sh_ok("corosync-cfgtool -H").unwrap();
+        let status = ring.await_end(id).unwrap();
+        assert!(status.success(), "n{id}: {status}");
+    }
+    ring.await_ring(&[3, 4]).unwrap();
+    ring.await_group(&[3, 4]).unwrap();
+    ring.exchange(&[3, 4], &[10]).unwrap();
+    ring.finish().unwrap();
+}
