@@ -354,7 +354,8 @@ impl Checker {
         let is_sum = sum == members && left.is_subset(&listener.view);
         let is_news =
             joined.is_disjoint(&listener.view) || joined.iter().all(|it| left.contains(it));
-        if !is_first && !(is_sum && is_news) {
+        let adds_up = is_first || (is_sum && is_news);
+        if !adds_up {
             let text = format!("{:?} - {left:?} + {joined:?} = {members:?}", listener.view);
             return Err(("changes add up", text));
         }

@@ -220,9 +220,8 @@ impl World {
             }
             // A change of members breaks a message in parts off: it is sent anew, or not at all.
             cpg::Response::PartialMcast(status) if *status != Status::OK => {
-                if process.partial.take().is_none() {
-                    process.sent -= 1;
-                }
+                let was_last = process.partial.take().is_none();
+                process.sent -= u32::from(was_last);
             }
             _ => {}
         }
