@@ -12,6 +12,7 @@ pub mod load;
 pub mod mixed;
 pub mod process;
 pub mod ringbench;
+pub mod ringsim;
 pub mod sample;
 pub mod sim;
 pub mod wait;

@@ -6,7 +6,7 @@
 )]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tests::corosync::{Corosync, FORM_DEADLINE, Settings};
@@ -117,6 +117,27 @@ fn a_reload_takes_over_what_it_can_and_refuses_what_it_must() {
     })
     .unwrap();
     daemon.stop().unwrap();
+}
+
+#[test]
+fn a_configuration_named_by_a_relative_path_is_found_again() {
+    let Some(lab) = lab(1) else { return };
+    let host = lab.host(1);
+    Settings::new(1).install(host).unwrap();
+    let command = format!(
+        "cd /etc/corosync && exec {} -f -c corosync.conf",
+        binary().display()
+    );
+    let daemon = host
+        .start("relative", Path::new("sh"), &["-c", &command])
+        .unwrap();
+    eventually(FORM_DEADLINE, "an answer", || {
+        host.sh("corosync-cfgtool -s")
+            .is_ok_and(|it| it.status.success())
+    })
+    .unwrap();
+    host.sh_ok("corosync-cfgtool -R").unwrap();
+    assert_eq!(daemon.stop(END_LIMIT).unwrap().code(), Some(0));
 }
 
 #[test]

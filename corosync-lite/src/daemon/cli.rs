@@ -18,7 +18,6 @@ pub mod code {
     pub const STATE_DIR: u8 = 16;
     pub const LOCK: u8 = 17;
     pub const RUNNING: u8 = 18;
-    pub const DETACH: u8 = 19;
     pub const SERVICES: u8 = 20;
     pub const RING_ID: u8 = 21;
     pub const KILLED: u8 = 255;
@@ -57,7 +56,6 @@ Exit codes:
   16   the state directory can not be used
   17   the lock file can not be written
   18   a daemon runs on this host already
-  19   the terminal can not be let go of
   20   a service can not be started, for example because the quorum section is not valid
   21   the ring id can not be stored
   255  another node asked for this one to be killed (corosync-cfgtool -k)

@@ -9,6 +9,8 @@
 //! Quorum travels beside the groups: a process looks at it first, so a change of quorum may
 //! overtake messages of the ring before.
 
+mod outside;
+
 use std::{
     collections::{BTreeSet, VecDeque},
     hash::{DefaultHasher, Hash, Hasher as _},
@@ -17,6 +19,7 @@ use std::{
 use bytes::Bytes;
 use pmxcfs::wire::MemberId;
 
+pub use self::outside::Asked;
 use super::rng::Rng;
 
 /// Index of a node; its id is one more.
@@ -48,6 +51,8 @@ pub enum Event {
         /// Whether it was ordered in a ring with quorum.
         quorate: bool,
     },
+    /// Messages that follow need not be those that other members get: the ring is breaking.
+    Breaking,
     /// The members changed.
     Members {
         /// All of them.
@@ -115,6 +120,8 @@ struct Host {
     is_disconnected: bool,
     is_busy: bool,
     fails: u32,
+    /// What was told last of quorum, where that comes from outside.
+    is_quorate: bool,
 }
 
 /// Messages that a host takes before it asks for patience.
@@ -178,10 +185,9 @@ impl Net {
 
     /// Connects the process of a host: the state of quorum follows.
     pub fn connect(&mut self, node: Node) -> bool {
-        let quorate = self.hosts[node]
-            .ring
-            .is_some_and(|ring| self.rings[ring].quorate);
+        let ring = self.hosts[node].ring;
         let host = &mut self.hosts[node];
+        let quorate = ring.map_or(host.is_quorate, |ring| self.rings[ring].quorate);
         if host.is_up {
             host.is_disconnected = false;
             host.quorum.clear();

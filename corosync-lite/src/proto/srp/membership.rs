@@ -208,13 +208,16 @@ impl Srp {
     ) -> Result<bool, Discard> {
         let mut all: BTreeSet<NodeId> = self.proc.union(proc).copied().collect();
         all.insert(self.node);
-        let believed: BTreeSet<NodeId> = if failed.contains(&self.node) {
-            // Whoever fails this node is failed by it.
-            BTreeSet::from([from])
-        } else if self.memb.contains(&from) {
-            failed.clone()
-        } else {
+        let believed: BTreeSet<NodeId> = if !self.memb.contains(&from) {
+            // Not even what it says of this node: it may not have heard yet that this one began
+            // anew, and many nodes that answer each such proposal with its like never agree. It is
+            // failed when the consensus timeout finds that it still sees things differently.
             BTreeSet::new()
+        } else if failed.contains(&self.node) {
+            // A member that fails this node is failed by it.
+            BTreeSet::from([from])
+        } else {
+            failed.clone()
         };
         let all_failed: BTreeSet<NodeId> = self.failed.union(&believed).copied().collect();
         if all.len() > NODES_MAX || all_failed.len() > NODES_MAX {

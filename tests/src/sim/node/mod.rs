@@ -386,6 +386,7 @@ impl Daemon {
             } => {
                 self.status.handle_membership(now, &members, joined);
             }
+            Event::Breaking => {}
         }
     }
 
@@ -404,6 +405,11 @@ impl Daemon {
                     .add(env.now_ms, self.node, "members", [count, u64::from(joined)]);
                 self.view = (view, 0);
                 self.config.handle_membership(now, &members, joined);
+            }
+            Event::Breaking => {
+                // A view of its own.
+                let mixed = self.view.0.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                self.view = (mixed.wrapping_add(self.member.pid.into()), 0);
             }
             Event::Deliver {
                 from,

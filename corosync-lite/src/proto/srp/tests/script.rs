@@ -291,6 +291,28 @@ fn the_dead_played_back_do_not_break_the_ring() {
 }
 
 #[test]
+fn only_members_are_failed_for_failing_this_node() {
+    let (mut srp, now) = alone(Config::default());
+    let join = |failed: &[u32]| {
+        let join = MembJoin {
+            header: Header::new(NodeId(2), NodeId::NONE),
+            system_from: NodeId(2),
+            proc: [1, 2, 3].map(NodeId).to_vec(),
+            failed: failed.iter().copied().map(NodeId).collect(),
+            ring_seq: 0,
+        };
+        join.encode()
+    };
+    srp.handle_datagram(now, &join(&[])).unwrap();
+    assert_eq!(srp.phase(), Phase::Gather);
+    srp.handle_datagram(now, &join(&[1])).unwrap();
+    assert!(srp.failed.is_empty());
+    srp.memb.insert(NodeId(2));
+    srp.handle_datagram(now, &join(&[1])).unwrap();
+    assert_eq!(srp.failed.iter().copied().collect::<Vec<_>>(), [NodeId(2)]);
+}
+
+#[test]
 fn safe_delivery_waits_for_all() {
     let config = Config {
         delivery: Delivery::Safe,
