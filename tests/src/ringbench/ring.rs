@@ -264,7 +264,7 @@ fn read_events(stream: UnixStream, sender: &Sender<Incoming>) {
 /// The command of a client, for the program that holds it.
 ///
 /// # Errors
-/// What [`super::agent::run`] gives.
+/// What `agent::run` gives.
 pub fn run_agent(id: usize, controller: &Path) -> Result<()> {
     super::agent::run(id, controller)
 }
