@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::ensure;
 use nix::errno::Errno;
+use nix::unistd::{Pid, gettid};
 use tests::cluster::Cluster;
 use tests::files;
 use tests::wait::{eventually, now};
@@ -85,7 +87,14 @@ fn an_end_during_a_change(cluster: &mut Cluster) {
     cluster.lab.isolate(3).unwrap();
     let path = cluster.path(3, "blocked");
     thread::scope(|scope| {
-        let change = scope.spawn(move || files::create_new(&path));
+        let (sender, receiver) = mpsc::channel();
+        let change = scope.spawn(move || {
+            sender.send(gettid()).unwrap();
+            files::create_new(&path)
+        });
+        let thread = receiver.recv().unwrap();
+        // A call that comes after the end would find the empty mount point and succeed.
+        eventually(ANSWER_LIMIT, "a change that waits", || is_opening(thread)).unwrap();
         let daemon = cluster.pmxcfs[2].take().unwrap();
         let status = daemon.program().stop(STOP_LIMIT).unwrap();
         assert!(status.success(), "{status}");
@@ -94,6 +103,14 @@ fn an_end_during_a_change(cluster: &mut Cluster) {
     cluster.lab.heal().unwrap();
     cluster.start_pmxcfs(3, &[]).unwrap();
     cluster.await_in_sync().unwrap();
+}
+
+/// Whether a thread sleeps in a call that opens a file, or has ended.
+fn is_opening(thread: Pid) -> bool {
+    let call = fs::read_to_string(format!("/proc/self/task/{thread}/syscall"));
+    call.map_or(true, |call| {
+        call.starts_with(&format!("{} ", libc::SYS_openat))
+    })
 }
 
 /// What a mapping changed is published when it goes: no call is left that could tell of a failure.
