@@ -1,5 +1,6 @@
 //! Test hosts, cluster tests, simulator and benchmarks.
 
+pub mod agent;
 pub mod bench;
 pub mod cluster;
 pub mod compare;
@@ -7,6 +8,7 @@ pub mod corosync;
 pub mod daemon;
 pub mod files;
 pub mod fuzz;
+pub mod histories;
 pub mod lab;
 pub mod load;
 pub mod mixed;

@@ -1,11 +1,7 @@
 //! Simulated histories of whole clusters: fresh ones, old failures, scenarios by hand, and proof
 //! that the checkers notice defects.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering},
-};
-
+use tests::histories::on_all_cores;
 use tests::sim::{self, Defect, Fault, Options, Report, World, check::Counts};
 
 /// Histories of one run: as many as a short run allows.
@@ -13,28 +9,11 @@ const HISTORIES: u64 = 2500;
 
 /// Runs histories on all cores; the first failure ends the test.
 fn run_all(histories: impl Fn(u64) -> Options + Sync, count: u64) -> Counts {
-    let next = AtomicU64::new(0);
-    let total = Mutex::new(Counts::default());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let at = next.fetch_add(1, Ordering::Relaxed);
-                    if at >= count {
-                        break;
-                    }
-                    let report = World::new(histories(at)).run();
-                    if let Some(text) = report.failure_text() {
-                        next.store(count, Ordering::Relaxed);
-                        panic!("{text}");
-                    }
-                    total.lock().expect("no history panics").add(report.counts);
-                }
-            });
-        }
-    });
-    total.into_inner().expect("no history panics")
+    let run = |at| {
+        let report = World::new(histories(at)).run();
+        report.failure_text().map_or(Ok(report.counts), Err)
+    };
+    on_all_cores(count, run, Counts::add)
 }
 
 /// A quiet cluster with these faults and nothing else.

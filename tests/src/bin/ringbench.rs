@@ -1,12 +1,12 @@
 //! Compares two daemons of group messaging: `ringbench [--quick] [FIRST [SECOND]]`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 
+use tests::agent::run_if_asked;
 use tests::lab::{Requirement, missing};
 use tests::ringbench::{AGENT_OPTION, Plan, Side, run, run_agent};
 
@@ -45,7 +45,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let result = match client() {
+    let result = match run_if_asked(AGENT_OPTION, run_agent) {
         Some(result) => result,
         None => measure(Arguments::parse()),
     };
@@ -56,21 +56,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The part of a client on a host, if this process is one.
-fn client() -> Option<Result<()>> {
-    let mut args = std::env::args_os().skip(1);
-    if args.next()? != AGENT_OPTION {
-        return None;
-    }
-    let id = args
-        .next()?
-        .to_str()?
-        .parse()
-        .context("no number of a host");
-    let controller = PathBuf::from(args.next()?);
-    Some(id.and_then(|id| run_agent(id, &controller)))
 }
 
 fn measure(arguments: Arguments) -> Result<()> {

@@ -1,12 +1,12 @@
 //! Load on a ring of Corosync and corosync-lite while nodes die.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
+use tests::agent::run_if_asked;
 use tests::corosync::{Settings, Transport};
 use tests::lab::{Requirement, missing};
 use tests::mixed::load::{Plan, run};
@@ -43,7 +43,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let result = match client() {
+    let result = match run_if_asked(CLIENT_OPTION, run_client) {
         Some(result) => result,
         None => load(&Arguments::parse()),
     };
@@ -54,21 +54,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The part of a client on a host, if this process is one.
-fn client() -> Option<Result<()>> {
-    let mut args = std::env::args_os().skip(1);
-    if args.next()? != CLIENT_OPTION {
-        return None;
-    }
-    let id = args
-        .next()?
-        .to_str()?
-        .parse()
-        .context("no number of a host");
-    let controller = PathBuf::from(args.next()?);
-    Some(id.and_then(|id| run_client(id, &controller)))
 }
 
 fn load(arguments: &Arguments) -> Result<()> {

@@ -9,10 +9,7 @@ use corosync_lite::{
         cpg::{self, Address, Event as CpgEvent},
     },
 };
-use pmxcfs::{
-    memdb::{Op, Stamp, Tree},
-    wire::MemberId,
-};
+use pmxcfs::{memdb::Op, wire::MemberId};
 
 use super::{
     check::Ring,
@@ -25,7 +22,6 @@ use crate::sim::{
     self,
     check::{Checker, Failure},
     disk::Disk,
-    lines::LineId,
     net::{Asked, Event, Group, Net},
     node::{Daemon, Env},
     rng::Rng,
@@ -66,7 +62,7 @@ impl Replicas {
             last_pid: 1 << 20,
             options: inner,
         };
-        let (tree, line) = grow(&mut env.check, &workload::skeleton(nodes));
+        let (tree, line) = sim::grow(&mut env.check, &workload::skeleton(nodes));
         let daemons = (0..nodes)
             .map(|node| {
                 env.net.daemon_gone(node);
@@ -344,20 +340,4 @@ fn member(address: &Address) -> MemberId {
 
 fn name(group: Group) -> cpg::Group {
     cpg::Group::new(GROUPS[group as usize]).unwrap_or_default()
-}
-
-/// The tree after some changes, and its line.
-fn grow(check: &mut Checker, ops: &[Op]) -> (Tree, LineId) {
-    let mut tree = Tree::new();
-    let mut line = LineId::EMPTY;
-    let stamp = Stamp {
-        writer: 0,
-        mtime: 1_699_999_000,
-    };
-    for op in ops {
-        if let Some(change) = tree.apply(op, stamp).change {
-            line = check.lines.extend(line, &change);
-        }
-    }
-    (tree, line)
 }

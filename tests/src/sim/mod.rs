@@ -22,6 +22,8 @@ pub mod trace;
 pub mod workload;
 mod world;
 
+pub(crate) use self::world::grow;
+
 pub use self::{
     options::{Defect, Fault, Options},
     world::{Report, World},

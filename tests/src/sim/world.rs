@@ -481,7 +481,7 @@ fn failure(checker: &'static str, text: impl Into<String>) -> Failure {
 }
 
 /// The tree after some changes, and its line.
-fn grow(check: &mut Checker, ops: &[Op]) -> (Tree, LineId) {
+pub(crate) fn grow(check: &mut Checker, ops: &[Op]) -> (Tree, LineId) {
     let mut tree = Tree::new();
     let mut line = LineId::EMPTY;
     let stamp = Stamp {
