@@ -1,0 +1,229 @@
+//! Changes of an existing configuration.
+//!
+//! Each of them raises the version by one, however much it changes.
+
+use std::collections::BTreeMap;
+
+use corosync_lite::config::Section;
+
+use super::{ClusterConf, entry, interface_number, ring_key};
+use crate::value::{LINK_MAX, Link, NodeName};
+
+/// Why a change is not possible.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    /// No such node.
+    #[error("Node/IP: {0} is not a known host of the cluster.")]
+    UnknownNode(String),
+    /// A link must have an address of each node.
+    #[error("link {link} needs an address of node '{node}'")]
+    MissingAddress {
+        /// The link.
+        link: u8,
+        /// Who has none.
+        node: String,
+    },
+    /// The link is there already.
+    #[error("link {0} exists already; change its addresses one by one")]
+    LinkExists(u8),
+    /// No such link.
+    #[error("link {0} is not in the configuration")]
+    UnknownLink(u8),
+    /// Without it the nodes could not talk any more.
+    #[error("link {0} is the only one and can not be removed")]
+    LastLink(u8),
+}
+
+impl ClusterConf {
+    /// Adds a node, or replaces the entry of that name.
+    pub fn put_node(&mut self, name: &NodeName, id: u32, votes: u32, links: &BTreeMap<u8, String>) {
+        let fill = |node: &mut Section| {
+            node.set("name", name.as_str());
+            node.set("nodeid", &id.to_string());
+            if votes != 0 {
+                node.set("quorum_votes", &votes.to_string());
+            }
+            for (link, address) in links {
+                node.set(&ring_key(*link), address);
+            }
+        };
+        if self.node(name.as_str()).is_some() {
+            self.edit_node(name.as_str(), |node| {
+                for link in 0..=LINK_MAX {
+                    node.unset(&ring_key(link));
+                }
+                node.unset("quorum_votes");
+                fill(node);
+            });
+        } else {
+            let root = self.document.root_mut();
+            // Where there are several lists, the last one is where people look.
+            match root.named_mut("nodelist").last() {
+                Some(list) => list.add_section("node", fill),
+                None => root.add_section("nodelist", |list| list.add_section("node", fill)),
+            }
+        }
+        self.raise_version();
+    }
+
+    /// Takes a node out.
+    ///
+    /// # Errors
+    /// When it is not there; nothing is changed then.
+    pub fn remove_node(&mut self, name: &str) -> Result<(), EditError> {
+        let lists = self.document.root_mut().named_mut("nodelist");
+        let is_it = |part: &Section| part.name() == "node" && entry(part).name == name;
+        let removed: usize = lists.map(|list| list.remove_sections(is_it)).sum();
+        if removed == 0 {
+            return Err(EditError::UnknownNode(name.to_owned()));
+        }
+        self.raise_version();
+        Ok(())
+    }
+
+    /// Adds a link with the address of each node on it.
+    ///
+    /// # Errors
+    /// When it is there, or an address is missing; nothing is changed then.
+    pub fn add_link(
+        &mut self,
+        link: u8,
+        addresses: &BTreeMap<String, String>,
+        priority: u8,
+    ) -> Result<(), EditError> {
+        if self.links().contains(&link) {
+            return Err(EditError::LinkExists(link));
+        }
+        let nodes = self.nodes();
+        if let Some(node) = nodes
+            .iter()
+            .find(|node| !addresses.contains_key(&node.name))
+        {
+            let node = node.name.clone();
+            return Err(EditError::MissingAddress { link, node });
+        }
+        let known = |name: &&String| !nodes.iter().any(|node| node.name == **name);
+        if let Some(unknown) = addresses.keys().find(known) {
+            return Err(EditError::UnknownNode(unknown.clone()));
+        }
+        for (name, address) in addresses {
+            self.edit_node(name, |node| node.set(&ring_key(link), address));
+        }
+        self.edit_interface(link, |section| set_priority(section, priority));
+        self.raise_version();
+        Ok(())
+    }
+
+    /// Takes a link out.
+    ///
+    /// # Errors
+    /// When it is not there, or is the last one; nothing is changed then.
+    pub fn remove_link(&mut self, link: u8) -> Result<(), EditError> {
+        match self.links().as_slice() {
+            links if !links.contains(&link) => return Err(EditError::UnknownLink(link)),
+            [_] => return Err(EditError::LastLink(link)),
+            _ => {}
+        }
+        for node in self.nodes() {
+            self.edit_node(&node.name, |section| {
+                section.unset(&ring_key(link));
+            });
+        }
+        for totem in self.document.root_mut().named_mut("totem") {
+            totem.remove_sections(|section| {
+                section.name() == "interface" && interface_number(section) == Some(link)
+            });
+        }
+        self.raise_version();
+        Ok(())
+    }
+
+    /// Moves a node to another address on a link that exists.
+    ///
+    /// # Errors
+    /// When there is no such node or link; nothing is changed then.
+    pub fn set_address(&mut self, node: &str, link: u8, address: &str) -> Result<(), EditError> {
+        let found = self.node(node);
+        let found = found.ok_or_else(|| EditError::UnknownNode(node.to_owned()))?;
+        if !found.addresses.contains_key(&link) {
+            return Err(EditError::UnknownLink(link));
+        }
+        self.edit_node(node, |section| section.set(&ring_key(link), address));
+        self.raise_version();
+        Ok(())
+    }
+
+    /// Sets how much a link is wanted; the highest one carries the traffic.
+    ///
+    /// # Errors
+    /// When there is no such link; nothing is changed then.
+    pub fn set_priority(&mut self, link: u8, priority: u8) -> Result<(), EditError> {
+        if !self.links().contains(&link) {
+            return Err(EditError::UnknownLink(link));
+        }
+        self.edit_interface(link, |section| set_priority(section, priority));
+        self.raise_version();
+        Ok(())
+    }
+
+    /// Addresses of a joining node, as it is written into its entry.
+    #[must_use]
+    pub fn addresses(links: &BTreeMap<u8, Link>) -> BTreeMap<u8, String> {
+        let address = |(link, at): (&u8, &Link)| (*link, at.address.clone());
+        links.iter().map(address).collect()
+    }
+
+    fn edit_node(&mut self, name: &str, edit: impl Fn(&mut Section)) {
+        let lists = self.document.root_mut().named_mut("nodelist");
+        let nodes = lists.flat_map(|list| list.named_mut("node"));
+        nodes.filter(|node| entry(node).name == name).for_each(edit);
+    }
+
+    /// Edits the section of a link, made if it is not there.
+    fn edit_interface(&mut self, link: u8, edit: impl Fn(&mut Section)) {
+        let root = self.document.root_mut();
+        let sections = root
+            .named_mut("totem")
+            .flat_map(|totem| totem.named_mut("interface"));
+        let mut found = false;
+        for section in sections.filter(|section| interface_number(section) == Some(link)) {
+            found = true;
+            edit(section);
+        }
+        if found {
+            return;
+        }
+        let make = |totem: &mut Section| {
+            totem.add_section("interface", |section| {
+                section.set("linknumber", &link.to_string());
+                edit(section);
+            });
+        };
+        match root.named_mut("totem").last() {
+            Some(totem) => make(totem),
+            None => root.add_section("totem", make),
+        }
+    }
+
+    fn raise_version(&mut self) {
+        let next = (self.version() + 1).to_string();
+        let root = self.document.root_mut();
+        // The last one counts, so that is the one to be raised.
+        match root
+            .named_mut("totem")
+            .filter(|totem| totem.value("config_version").is_some())
+            .last()
+        {
+            Some(totem) => totem.set("config_version", &next),
+            None => root.add_section("totem", |totem| totem.set("config_version", &next)),
+        }
+    }
+}
+
+fn set_priority(section: &mut Section, priority: u8) {
+    if priority == 0 {
+        section.unset("knet_link_priority");
+    } else {
+        section.set("knet_link_priority", &priority.to_string());
+    }
+}

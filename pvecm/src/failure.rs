@@ -1,0 +1,82 @@
+//! How a command ends when it does not do what was asked.
+//!
+//! Invariant: each failure has a text that says what happened and what can be done, and a code that
+//! is not 0.
+
+use std::fmt::{self, Display};
+
+/// Exit codes of the command.
+pub mod code {
+    /// Done.
+    pub const OK: u8 = 0;
+    /// It was tried and did not succeed; what was changed is put back as far as it can be.
+    pub const FAILED: u8 = 1;
+    /// A check said no before anything was changed.
+    pub const REFUSED: u8 = 2;
+    /// The cluster has no quorum; nothing was changed.
+    pub const NO_QUORUM: u8 = 3;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 64;
+}
+
+/// A command's failure, as it is shown to the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// Something was tried and did not succeed.
+    pub fn failed(text: impl Display) -> Self {
+        Self::new(code::FAILED, text)
+    }
+
+    /// A check said no; nothing was changed.
+    pub fn refused(text: impl Display) -> Self {
+        Self::new(code::REFUSED, text)
+    }
+
+    /// The cluster has no quorum; nothing was changed.
+    pub fn no_quorum(text: impl Display) -> Self {
+        Self::new(code::NO_QUORUM, text)
+    }
+
+    /// The command line is wrong.
+    pub fn usage(text: impl Display) -> Self {
+        Self::new(code::USAGE, text)
+    }
+
+    fn new(code: u8, text: impl Display) -> Self {
+        Self {
+            code,
+            text: text.to_string(),
+        }
+    }
+
+    /// The same failure with more words before its own.
+    #[must_use]
+    pub fn within(self, what: impl Display) -> Self {
+        Self {
+            text: format!("{what}: {}", self.text),
+            ..self
+        }
+    }
+
+    /// Exit code of the command.
+    #[must_use]
+    pub fn code(&self) -> u8 {
+        self.code
+    }
+}
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// What a command returns.
+pub type Outcome<T = ()> = Result<T, Failure>;

@@ -1,0 +1,69 @@
+//! Other programs that a node has.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::process::{Command, Stdio};
+
+use crate::failure::{Failure, Outcome};
+
+/// Where programs are looked for, whatever the caller's environment says.
+pub const PATH: &str = "/sbin:/bin:/usr/sbin:/usr/bin";
+
+/// A command line that is about to run.
+#[derive(Debug)]
+pub struct Program {
+    command: Command,
+    shown: String,
+}
+
+/// Makes a command line. Its input is empty.
+pub fn program<I: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = I>) -> Program {
+    let mut command = Command::new(name);
+    command.env("PATH", PATH).stdin(Stdio::null());
+    let mut shown = name.to_owned();
+    for arg in args {
+        shown.push(' ');
+        shown.push_str(&arg.as_ref().to_string_lossy());
+        command.arg(arg);
+    }
+    Program { command, shown }
+}
+
+impl Program {
+    /// Runs it to its end and returns what it wrote.
+    ///
+    /// # Errors
+    /// When it can not be started, or fails: then with what it said.
+    pub fn output(mut self) -> Outcome<String> {
+        let output = self.command.output();
+        let output = output.map_err(|error| Failure::failed(format!("{self}: {error}")))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Failure::failed(format!(
+            "{self}: {}: {said}",
+            output.status
+        )))
+    }
+
+    /// Runs it to its end; what it writes goes where this program's output goes.
+    ///
+    /// # Errors
+    /// When it can not be started, or fails.
+    pub fn run(mut self) -> Outcome {
+        let status = self.command.status();
+        let status = status.map_err(|error| Failure::failed(format!("{self}: {error}")))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(Failure::failed(format!("{self}: {status}")))
+        }
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}'", self.shown)
+    }
+}

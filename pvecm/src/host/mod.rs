@@ -1,0 +1,120 @@
+//! The node that the command runs on.
+//!
+//! | module | owns |
+//! |---|---|
+//! | `paths` | where things are |
+//! | [`files`] | files are written whole |
+//! | [`lock`] | one change at a time |
+//! | [`pve`] | the cluster file system as its files show it |
+//! | [`command`], [`services`] | other programs, and what the service manager runs |
+//! | [`wait`] | conditions that nothing reports |
+
+pub mod command;
+pub mod files;
+pub mod lock;
+mod paths;
+pub mod pve;
+pub mod services;
+pub mod wait;
+
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub use paths::Paths;
+
+use crate::failure::{Failure, Outcome};
+use crate::value::NodeName;
+
+/// The node: its name and where its files are.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Where things are.
+    pub paths: Paths,
+    /// Name up to the first dot.
+    pub name: NodeName,
+}
+
+impl Host {
+    /// This machine.
+    ///
+    /// # Errors
+    /// When its name can not be a node's.
+    pub fn this() -> Outcome<Self> {
+        let name = nix::unistd::gethostname();
+        let name = name.map_err(|error| Failure::failed(format!("no host name: {error}")))?;
+        let name = name.to_string_lossy();
+        let label = name.split('.').next().unwrap_or_default();
+        let name = label.parse().map_err(|error| {
+            Failure::refused(format!("this machine's name can not be a node's: {error}"))
+        })?;
+        Ok(Self {
+            paths: Paths::default(),
+            name,
+        })
+    }
+
+    /// The address that other nodes know this one by: what its name resolves to.
+    ///
+    /// # Errors
+    /// When the name resolves to nothing, or to loopback alone.
+    pub fn address(&self) -> Outcome<IpAddr> {
+        let name = self.name.as_str();
+        let found = resolve(name).map_err(|error| {
+            Failure::refused(format!(
+                "the name of this node, '{name}', does not resolve: {error}; add a line \
+                 'ADDRESS {name}' to /etc/hosts"
+            ))
+        })?;
+        found.into_iter().find(|ip| !ip.is_loopback()).ok_or_else(|| {
+            Failure::refused(format!(
+                "the name of this node, '{name}', resolves to a loopback address only; other nodes \
+                 need one that they reach: mend the line of '{name}' in /etc/hosts"
+            ))
+        })
+    }
+}
+
+/// Addresses of a name, in the resolver's order; an address is its own.
+///
+/// # Errors
+/// What the resolver says.
+pub fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
+    let mut found: Vec<IpAddr> = (name, 0).to_socket_addrs()?.map(|at| at.ip()).collect();
+    found.dedup();
+    Ok(found)
+}
+
+/// Addresses of this node's interfaces.
+///
+/// # Errors
+/// What the kernel says.
+pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    let addresses = interfaces.filter_map(|interface| interface.address);
+    let ip = |address: nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
+        let v4 = address.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|at| IpAddr::V6(at.ip())))
+    };
+    Ok(addresses.filter_map(ip).collect())
+}
+
+/// Time since 1970.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the command's one look at the calendar"
+)]
+pub fn calendar() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+fn set_times_to_zero(path: &Path) -> io::Result<()> {
+    let zero = std::fs::FileTimes::new()
+        .set_accessed(UNIX_EPOCH)
+        .set_modified(UNIX_EPOCH);
+    std::fs::File::open(path)?.set_times(zero)
+}

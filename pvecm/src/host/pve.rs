@@ -1,0 +1,139 @@
+//! The cluster file system as its files show it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+
+use serde::Deserialize;
+
+use super::Paths;
+use super::files;
+use crate::failure::{Failure, Outcome};
+
+/// Whether files can be read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The cluster file system is not there.
+    Unmounted,
+    /// It can be read.
+    ReadOnly,
+    /// It can be written to.
+    Writable,
+}
+
+/// State of the mount at `/etc/pve`.
+#[must_use]
+pub fn state(paths: &Paths) -> State {
+    match paths.pve("local").symlink_metadata() {
+        Ok(link) if !link.is_symlink() => State::Unmounted,
+        Ok(link) if link.mode() & 0o200 != 0 => State::Writable,
+        Ok(_) => State::ReadOnly,
+        Err(_) => State::Unmounted,
+    }
+}
+
+/// Stops a command that needs the mount.
+///
+/// # Errors
+/// When it is not there: with what to do.
+pub fn need_mount(paths: &Paths) -> Outcome {
+    match state(paths) {
+        State::Unmounted => Err(Failure::refused(format!(
+            "pve configuration filesystem (pmxcfs) not mounted on '{}': start it with \
+             'systemctl start pve-cluster' and see 'journalctl -u pve-cluster' if that fails",
+            paths.pve("").display()
+        ))),
+        State::ReadOnly | State::Writable => Ok(()),
+    }
+}
+
+/// Stops a command that changes the cluster.
+///
+/// # Errors
+/// When there is no quorum, or no mount.
+pub fn need_quorum(paths: &Paths) -> Outcome {
+    need_mount(paths)?;
+    match state(paths) {
+        State::Writable => Ok(()),
+        State::Unmounted | State::ReadOnly => Err(Failure::no_quorum(
+            "cluster not ready - no quorum? 'pvecm status' shows who is missing",
+        )),
+    }
+}
+
+/// What `.members` says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct Members {
+    /// Name of this node.
+    #[serde(default)]
+    pub nodename: String,
+    /// Raised by each change.
+    #[serde(default)]
+    pub version: u64,
+    /// The cluster, if this node is in one.
+    pub cluster: Option<Cluster>,
+    /// Configured nodes by name.
+    #[serde(default)]
+    pub nodelist: BTreeMap<String, Member>,
+}
+
+/// The cluster in `.members`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// `config_version` in force.
+    pub version: u64,
+    /// How many nodes are configured.
+    pub nodes: u32,
+    /// 1 if there is quorum.
+    pub quorate: u8,
+}
+
+/// A node in `.members`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Member {
+    /// Its number.
+    pub id: u32,
+    /// 1 if it takes part now.
+    pub online: u8,
+    /// Its address, once it has told.
+    pub ip: Option<IpAddr>,
+}
+
+/// Reads `.members`.
+///
+/// # Errors
+/// When it is not there or not as expected.
+pub fn members(paths: &Paths) -> Outcome<Members> {
+    let path = paths.pve(".members");
+    let text = files::read(&path)?.unwrap_or_default();
+    serde_json::from_slice(&text)
+        .map_err(|error| Failure::failed(format!("can not read '{}': {error}", path.display())))
+}
+
+/// A guest in `.vmlist`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Guest {
+    /// Where its configuration is.
+    pub node: String,
+    /// `qemu`, `lxc` or `openvz`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// All guests by number, as `.vmlist` has them.
+///
+/// # Errors
+/// When it is not there or not as expected.
+pub fn guests(paths: &Paths) -> Outcome<BTreeMap<u32, Guest>> {
+    #[derive(Deserialize)]
+    struct List {
+        ids: BTreeMap<u32, Guest>,
+    }
+    let path = paths.pve(".vmlist");
+    let text = files::read(&path)?.unwrap_or_default();
+    let list: List = serde_json::from_slice(&text)
+        .map_err(|error| Failure::failed(format!("can not read '{}': {error}", path.display())))?;
+    Ok(list.ids)
+}

@@ -1,0 +1,225 @@
+//! Changes of this node that are put back when a later step fails.
+//!
+//! What is about to change is first copied below one directory, on disk before the change is made.
+//! When the command fails it puts everything back; when it was killed, the next one does.
+//!
+//! Invariant: with no journal on disk, each change has either been made in whole or not at all.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Outcome;
+use crate::host::files::{self, SECRET, failed};
+use crate::host::services::{self, Verb};
+
+/// The journal inside the directory.
+const JOURNAL: &str = "journal.json";
+
+/// Changes that are not for good yet.
+#[derive(Debug)]
+#[must_use = "changes are put back unless they are kept"]
+pub struct Transaction {
+    directory: PathBuf,
+    journal: Journal,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Journal {
+    /// What the user asked for, to name it later.
+    command: String,
+    undo: Vec<Undo>,
+}
+
+/// How one change is put back.
+#[derive(Debug, Serialize, Deserialize)]
+enum Undo {
+    /// Nothing was there.
+    Absent { path: PathBuf },
+    /// A file was there; its content is in the journal's directory.
+    File {
+        path: PathBuf,
+        copy: String,
+        mode: u32,
+    },
+    /// A symbolic link was there.
+    Link { path: PathBuf, target: PathBuf },
+    /// Services are told something.
+    Services { verb: String, units: Vec<String> },
+}
+
+/// A change that was broken off, and what could not be put back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The command that was broken off.
+    pub command: String,
+    /// Failures while putting back.
+    pub failures: Vec<String>,
+}
+
+impl Transaction {
+    /// Begins. `directory` belongs to the journal alone.
+    ///
+    /// # Errors
+    /// When the journal can not be written, or an earlier one is still there ([`recover`] first).
+    pub fn begin(directory: &Path, command: &str) -> Outcome<Self> {
+        files::make_directory(directory)?;
+        let transaction = Self {
+            directory: directory.to_owned(),
+            journal: Journal {
+                command: command.to_owned(),
+                undo: Vec::new(),
+            },
+        };
+        transaction.write()?;
+        Ok(transaction)
+    }
+
+    /// Remembers what is at `path`, which is about to change.
+    ///
+    /// # Errors
+    /// When it can not be copied; it must not be changed then.
+    pub fn save(&mut self, path: &Path) -> Outcome {
+        let undo = match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Undo::Absent {
+                path: path.to_owned(),
+            },
+            Err(error) => return Err(failed("look at", path, &error)),
+            Ok(found) if found.is_symlink() => Undo::Link {
+                path: path.to_owned(),
+                target: fs::read_link(path).map_err(|error| failed("read", path, &error))?,
+            },
+            Ok(found) => {
+                let content = fs::read(path).map_err(|error| failed("read", path, &error))?;
+                let copy = format!("{}", self.journal.undo.len());
+                files::replace(&self.directory.join(&copy), &content, SECRET)?;
+                Undo::File {
+                    path: path.to_owned(),
+                    copy,
+                    mode: found.mode() & 0o7777,
+                }
+            }
+        };
+        self.remember(undo)
+    }
+
+    /// Replaces a file, and remembers the old one.
+    ///
+    /// # Errors
+    /// As [`files::replace`].
+    pub fn replace(&mut self, path: &Path, content: &[u8], mode: u32) -> Outcome {
+        self.save(path)?;
+        files::replace(path, content, mode)
+    }
+
+    /// Removes a file, and remembers it.
+    ///
+    /// # Errors
+    /// As [`files::remove`].
+    pub fn remove(&mut self, path: &Path) -> Outcome {
+        self.save(path)?;
+        files::remove(path)
+    }
+
+    /// Does something to services; putting it back does `undo` to them.
+    ///
+    /// # Errors
+    /// What the service manager says.
+    pub fn services(&mut self, verb: Verb, units: &[&str], undo: Verb) -> Outcome {
+        self.remember(Undo::Services {
+            verb: undo.word().to_owned(),
+            units: units.iter().map(|&unit| unit.to_owned()).collect(),
+        })?;
+        services::control(verb, units)
+    }
+
+    /// The changes are for good.
+    ///
+    /// # Errors
+    /// When the journal can not be removed: the next command would put the changes back.
+    pub fn keep(self) -> Outcome {
+        forget(&self.directory)
+    }
+
+    /// Puts everything back, the last change first, and returns what could not be put back.
+    pub fn put_back(self) -> Vec<String> {
+        put_back(&self.directory, &self.journal)
+    }
+
+    fn remember(&mut self, undo: Undo) -> Outcome {
+        self.journal.undo.push(undo);
+        self.write()
+    }
+
+    fn write(&self) -> Outcome {
+        let text = serde_json::to_vec(&self.journal).unwrap_or_default();
+        files::replace(&self.directory.join(JOURNAL), &text, SECRET)
+    }
+}
+
+/// Puts back what a command that was killed has left.
+///
+/// # Errors
+/// When there is a journal that can not be read.
+pub fn recover(directory: &Path) -> Outcome<Option<Recovered>> {
+    let path = directory.join(JOURNAL);
+    let Some(text) = files::read(&path)? else {
+        return Ok(None);
+    };
+    let journal: Journal = serde_json::from_slice(&text)
+        .map_err(|error| failed("read", &path, &io::Error::other(error)))?;
+    let failures = put_back(directory, &journal);
+    Ok(Some(Recovered {
+        command: journal.command,
+        failures,
+    }))
+}
+
+fn put_back(directory: &Path, journal: &Journal) -> Vec<String> {
+    let undone = journal.undo.iter().rev().map(|undo| undo.apply(directory));
+    let mut failures: Vec<String> = undone
+        .filter_map(Result::err)
+        .map(|failure| failure.to_string())
+        .collect();
+    // The copies stay for the user when something could not be put back from them.
+    if failures.is_empty()
+        && let Err(failure) = forget(directory)
+    {
+        failures.push(failure.to_string());
+    }
+    failures
+}
+
+fn forget(directory: &Path) -> Outcome {
+    files::remove(&directory.join(JOURNAL))?;
+    fs::remove_dir_all(directory).map_err(|error| failed("remove", directory, &error))
+}
+
+impl Undo {
+    fn apply(&self, directory: &Path) -> Outcome {
+        match self {
+            Self::Absent { path } => files::remove(path),
+            Self::File { path, copy, mode } => {
+                let copy = directory.join(copy);
+                let content = fs::read(&copy).map_err(|error| failed("read", &copy, &error))?;
+                if let Some(above) = path.parent() {
+                    files::make_directory(above)?;
+                }
+                files::replace(path, &content, *mode)
+            }
+            Self::Link { path, target } => {
+                files::remove(path)?;
+                symlink(target, path).map_err(|error| failed("link", path, &error))
+            }
+            Self::Services { verb, units } => {
+                let args = std::iter::once(verb).chain(units);
+                crate::host::command::program("systemctl", args)
+                    .output()
+                    .map(drop)
+            }
+        }
+    }
+}

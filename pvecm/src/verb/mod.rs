@@ -1,0 +1,29 @@
+//! The commands, a module each.
+
+pub mod keygen;
+
+use crate::failure::{Failure, Outcome};
+
+/// Version of the join interface that this node speaks.
+pub const API_VERSION: u32 = 1;
+
+/// Shows the version of the join interface.
+///
+/// # Errors
+/// When nobody reads it.
+pub fn apiver() -> Outcome {
+    show(&format!("{API_VERSION}\n"))
+}
+
+/// Writes a result to standard output.
+///
+/// # Errors
+/// When nobody reads it.
+pub fn show(text: &str) -> Outcome {
+    use std::io::Write as _;
+    let mut output = std::io::stdout().lock();
+    let written = output
+        .write_all(text.as_bytes())
+        .and_then(|()| output.flush());
+    written.map_err(|error| Failure::failed(format!("can not write the result: {error}")))
+}
