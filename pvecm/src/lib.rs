@@ -6,14 +6,18 @@
 //! | [`verb`] | the commands |
 //! | [`conf`] | `corosync.conf` as the command reads, makes and edits it |
 //! | [`value`] | what is given on a command line: names, links, fingerprints |
+//! | [`cert`] | certificates of the cluster and its nodes, and the keys that go with them |
+//! | [`ssh`] | SSH between nodes: keys, host keys, settings |
 //! | [`host`] | the node: its paths, files, locks, services, and the mount |
 //! | [`transaction`] | changes of the node that are put back when a later step fails |
 //! | [`failure`] | how a command ends when it does not do what was asked |
 
+pub mod cert;
 pub mod cli;
 pub mod conf;
 pub mod failure;
 pub mod host;
+pub mod ssh;
 pub mod transaction;
 pub mod value;
 pub mod verb;

@@ -269,6 +269,9 @@ pub struct Updatecerts {
     /// Give this node its own file of known SSH hosts instead of the cluster's
     #[arg(long)]
     pub unmerge_known_hosts: bool,
+    /// Seconds to wait for quorum
+    #[arg(long, default_value_t = 80)]
+    pub timeout: u64,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,

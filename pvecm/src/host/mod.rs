@@ -3,12 +3,13 @@
 //! | module | owns |
 //! |---|---|
 //! | `paths` | where things are |
-//! | [`files`] | files are written whole |
+//! | [`files`], [`changes`] | files are written whole, and only when they must change |
 //! | [`lock`] | one change at a time |
 //! | [`pve`] | the cluster file system as its files show it |
 //! | [`command`], [`services`] | other programs, and what the service manager runs |
 //! | [`wait`] | conditions that nothing reports |
 
+pub mod changes;
 pub mod command;
 pub mod files;
 pub mod lock;

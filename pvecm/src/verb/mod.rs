@@ -1,6 +1,7 @@
 //! The commands, a module each.
 
 pub mod keygen;
+pub mod updatecerts;
 
 use crate::failure::{Failure, Outcome};
 
