@@ -5,6 +5,7 @@ mod args;
 pub use args::*;
 
 use crate::failure::Outcome;
+use crate::host::Host;
 use crate::verb;
 
 /// Does what a command line says.
@@ -15,6 +16,9 @@ pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Apiver => verb::apiver(),
         Command::Keygen(args) => verb::keygen::run(args),
+        Command::JoinInfo(args) => verb::join_info::run(&Host::this()?, args),
+        Command::Serve(args) => verb::serve::run(&Host::this()?, args),
+        Command::Token(args) => verb::token::run(&Host::this()?, args),
         _ => Err(crate::failure::Failure::usage("not here yet")),
     }
 }
