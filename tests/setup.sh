@@ -23,6 +23,7 @@ install_missing() {
     need_pkgconfig libcmap libcmap-dev
     need_pkgconfig libquorum libquorum-dev
     need_pkgconfig libvotequorum libvotequorum-dev
+    need_package /usr/include/security/pam_appl.h libpam0g-dev
     need_package corosync corosync
     need_package ip iproute2
     need_package nft nftables

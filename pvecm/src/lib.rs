@@ -10,6 +10,8 @@
 //! | [`ssh`] | SSH between nodes: keys, host keys, settings |
 //! | [`host`] | the node: its paths, files, locks, services, and the mount |
 //! | [`transaction`] | changes of the node that are put back when a later step fails |
+//! | [`info`] | what a node needs to know to join |
+//! | [`serve`] | the API over HTTPS |
 //! | [`failure`] | how a command ends when it does not do what was asked |
 
 pub mod cert;
@@ -18,6 +20,8 @@ pub mod conf;
 pub mod failure;
 pub mod host;
 pub mod ssh;
+pub mod info;
+pub mod serve;
 pub mod transaction;
 pub mod value;
 pub mod verb;

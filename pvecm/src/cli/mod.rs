@@ -17,6 +17,9 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Apiver => verb::apiver(),
         Command::Keygen(args) => verb::keygen::run(args),
         Command::Updatecerts(args) => verb::updatecerts::run(&Host::this()?, args),
+        Command::JoinInfo(args) => verb::join_info::run(&Host::this()?, args),
+        Command::Serve(args) => verb::serve::run(&Host::this()?, args),
+        Command::Token(args) => verb::token::run(&Host::this()?, args),
         _ => Err(crate::failure::Failure::usage("not here yet")),
     }
 }

@@ -1,7 +1,11 @@
 //! The commands, a module each.
 
+pub mod join_info;
 pub mod keygen;
 pub mod updatecerts;
+pub mod serve;
+mod serve_admit;
+pub mod token;
 
 use crate::failure::{Failure, Outcome};
 

@@ -1,0 +1,166 @@
+//! Nodes come and go.
+//!
+//! Invariant: a join token lets one node in; after that it can do nothing but take that node out
+//! again, as long as it has not come up.
+
+use std::net::IpAddr;
+
+use serde_json::{Value, json};
+
+use super::super::Server;
+use super::super::answer::ApiError;
+use super::super::auth::Caller;
+use super::super::params::Params;
+use super::super::token::{Claim, TokenRefused, Tokens};
+use super::super::{Admitted, auth};
+use crate::cli::Addnode;
+use crate::conf::{ClusterConf, Fault, Resolve, verify};
+use crate::host::{Host, files, pve, resolve};
+use crate::value::NodeName;
+use crate::verb::API_VERSION;
+
+/// Names as this node resolves them.
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: &str) -> Vec<IpAddr> {
+        resolve(name).unwrap_or_default()
+    }
+}
+
+pub fn add(server: &Server, caller: &Caller, params: Params) -> Result<Value, ApiError> {
+    let joiner = read(params)?;
+    let host = &server.host;
+    pve::need_quorum(&host.paths)?;
+    check_configuration(host)?;
+    let claim = claim(host, caller, &joiner)?;
+    let admitted = server.actions.admit(&joiner);
+    if let Some(claim) = claim {
+        note(claim, &joiner.node, admitted.is_ok());
+    }
+    let Admitted {
+        authkey,
+        conf,
+        warnings,
+    } = admitted?;
+    tracing::info!("{} has added node '{}'", caller.name(), joiner.node);
+    Ok(json!({
+        // A byte is the character of that number.
+        "corosync_authkey": authkey.iter().map(|byte| char::from(*byte)).collect::<String>(),
+        "corosync_conf": String::from_utf8_lossy(&conf),
+        "warnings": warnings,
+    }))
+}
+
+pub fn remove(server: &Server, caller: &Caller, mut params: Params) -> Result<Value, ApiError> {
+    let node: Option<NodeName> = params.needed_parsed("node");
+    params.finish()?;
+    let node = node.ok_or_else(|| ApiError::parameter("node", "it is missing"))?;
+    let paths = &server.host.paths;
+    if let Caller::Joiner { id, secret } = caller {
+        let joined = Tokens::of(paths).joined(id, secret).map_err(refused)?;
+        if joined.as_ref() != Some(&node) || is_online(&server.host, &node)? {
+            let text = "a join token may take out no node but the one that it has let in, and only \
+                        before that has come up";
+            return Err(ApiError::new(403, text));
+        }
+    }
+    server.actions.remove(&node)?;
+    tracing::info!("{} has removed node '{node}'", caller.name());
+    Ok(Value::Null)
+}
+
+fn read(mut params: Params) -> Result<Addnode, ApiError> {
+    let node: Option<NodeName> = params.needed_parsed("node");
+    let links = params.links();
+    let nodeid = params.integer("nodeid", 1..=u32::MAX);
+    let votes = params.integer("votes", 0..=u32::MAX);
+    let force = params.boolean("force");
+    let new_node_ip: Option<IpAddr> = params.parsed("new_node_ip");
+    let apiversion = params.integer("apiversion", 0..=u32::MAX).unwrap_or(0);
+    params.finish()?;
+    let node = node.ok_or_else(|| ApiError::parameter("node", "it is missing"))?;
+    // Nothing older than the oldest version is known, so only newer ones could be refused; those
+    // know themselves whether they can join here.
+    tracing::debug!("node '{node}' speaks version {apiversion}, this one {API_VERSION}");
+    Ok(Addnode {
+        node,
+        links,
+        nodeid,
+        votes,
+        force,
+        new_node_ip,
+        apiversion,
+        dry_run: false,
+    })
+}
+
+/// Faults of the present configuration are told one by one, as the original does.
+fn check_configuration(host: &Host) -> Result<(), ApiError> {
+    let text = files::read(&host.paths.cluster_conf())?;
+    let fault = match text {
+        Some(text) => match ClusterConf::parse(&text) {
+            Ok(conf) => verify(&conf, &Resolver),
+            Err(error) => Fault {
+                errors: vec![error.to_string()],
+                ..Fault::default()
+            },
+        },
+        None => Fault {
+            errors: vec!["no nodes found".to_owned()],
+            ..Fault::default()
+        },
+    };
+    if fault.errors.is_empty() {
+        return Ok(());
+    }
+    let numbered = |kind: &'static str, texts: Vec<String>| {
+        let texts = texts.into_iter().enumerate();
+        texts.map(move |(number, text)| (format!("{kind}{number}"), text))
+    };
+    let errors = numbered("error", fault.errors).chain(numbered("warning", fault.warnings));
+    Err(ApiError {
+        errors: errors.collect(),
+        ..ApiError::new(500, "invalid corosync.conf")
+    })
+}
+
+/// Takes the token of a joining node, so that nobody else can use it.
+fn claim(host: &Host, caller: &Caller, joiner: &Addnode) -> Result<Option<Claim>, ApiError> {
+    match caller {
+        Caller::Joiner { id, secret } => {
+            if joiner.force && is_online(host, &joiner.node)? {
+                let text = "a join token may not replace a node that is up";
+                return Err(ApiError::new(403, text));
+            }
+            let claim = Tokens::of(&host.paths).claim(id, secret);
+            claim.map(Some).map_err(refused)
+        }
+        Caller::User(user) if user == auth::ROOT => Ok(None),
+        Caller::User(_) | Caller::Nobody => Err(ApiError::new(403, "only root may do this")),
+    }
+}
+
+fn note(claim: Claim, node: &NodeName, is_admitted: bool) {
+    let noted = if is_admitted {
+        claim.keep(node)
+    } else {
+        claim.give_back()
+    };
+    if let Err(failure) = noted {
+        tracing::warn!("a join token is used up: {failure}");
+    }
+}
+
+fn refused(refused: TokenRefused) -> ApiError {
+    match refused {
+        TokenRefused::Failed(text) => ApiError::new(500, text),
+        refused => ApiError::new(401, refused.to_string()),
+    }
+}
+
+fn is_online(host: &Host, node: &NodeName) -> Result<bool, ApiError> {
+    let members = pve::members(&host.paths)?;
+    let member = members.nodelist.get(node.as_str());
+    Ok(member.is_some_and(|member| member.online != 0))
+}

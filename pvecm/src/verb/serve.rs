@@ -1,0 +1,143 @@
+//! `serve`: the API over HTTPS.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{Addnode, Delnode, Serve};
+use crate::failure::{Failure, Outcome};
+use crate::host::Host;
+use crate::serve::task::{self, Upid, Work};
+use crate::serve::{Actions, Admitted, Limits, NodeUsers, Server, serve};
+use crate::value::NodeName;
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 128;
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the node has no certificate, or the address is in use.
+pub fn run(host: &Host, args: &Serve) -> Outcome {
+    log_to_stderr();
+    let program = std::env::current_exe();
+    let program = program.map_err(|error| Failure::failed(format!("who am I: {error}")))?;
+    let commands = Commands {
+        host: host.clone(),
+        program,
+    };
+    let server = Server::new(
+        host,
+        Limits::default(),
+        Box::new(NodeUsers),
+        Box::new(commands),
+    )?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure::failed(format!("can not begin: {error}")))?;
+    let served = runtime.block_on(serve_at(Arc::new(server), args.listen));
+    // A call that hangs in the file system must not keep the service from ending.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve_at(server: Arc<Server>, at: SocketAddr) -> Outcome {
+    let cannot = |error: std::io::Error| {
+        Failure::failed(format!(
+            "can not listen on {at}: {error}; 'ss -ltnp' shows who does"
+        ))
+    };
+    let listener = listen(at).map_err(cannot)?;
+    let signals = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let [Ok(mut terminate), Ok(mut interrupt)] = signals else {
+        return Err(Failure::failed("signals can not be received"));
+    };
+    // The certificate is looked at all the time: there is nothing else to be read again.
+    let reload = signal(SignalKind::hangup()).map_err(cannot)?;
+    tracing::info!("listening on {}", listener.local_addr().map_err(cannot)?);
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("the service manager can not be told: {error}");
+    }
+    let end = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        drop(reload);
+        tracing::info!("ending");
+        // It matters to nobody if it is not told.
+        drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
+    };
+    serve(server, listener, end).await.map_err(cannot)
+}
+
+/// A socket; where there is no IPv6, that for all addresses is one of IPv4.
+fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
+    let try_at = |at: SocketAddr| {
+        let socket = match at {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(at)?;
+        socket.listen(BACKLOG)
+    };
+    match try_at(at) {
+        Err(error)
+            if at.ip().is_unspecified()
+                && matches!(
+                    error.raw_os_error(),
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+                ) =>
+        {
+            try_at((Ipv4Addr::UNSPECIFIED, at.port()).into())
+        }
+        tried => tried,
+    }
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PVECM_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    // Somebody who embeds this may have set up another one.
+    drop(
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(false)
+            .without_time()
+            .with_target(false)
+            .try_init(),
+    );
+}
+
+/// Calls that change the cluster do what the commands do.
+struct Commands {
+    host: Host,
+    program: PathBuf,
+}
+
+impl Actions for Commands {
+    fn admit(&self, joiner: &Addnode) -> Outcome<Admitted> {
+        super::serve_admit::admit(&self.host, joiner)
+    }
+
+    fn remove(&self, node: &NodeName) -> Outcome {
+        super::serve_admit::remove(
+            &self.host,
+            &Delnode {
+                node: node.clone(),
+                purge: false,
+                dry_run: false,
+            },
+        )
+    }
+
+    fn start(&self, work: Work) -> Outcome<Upid> {
+        task::start(&self.host, &self.program, work)
+    }
+}
