@@ -6,12 +6,14 @@
 //! | [`verb`] | the commands |
 //! | [`conf`] | `corosync.conf` as the command reads, makes and edits it |
 //! | [`value`] | what is given on a command line: names, links, fingerprints |
+//! | [`datacenter`] | options that hold for the whole cluster |
 //! | [`host`] | the node: its paths, files, locks, services, and the mount |
 //! | [`transaction`] | changes of the node that are put back when a later step fails |
 //! | [`failure`] | how a command ends when it does not do what was asked |
 
 pub mod cli;
 pub mod conf;
+pub mod datacenter;
 pub mod failure;
 pub mod host;
 pub mod transaction;

@@ -5,6 +5,7 @@ mod args;
 pub use args::*;
 
 use crate::failure::Outcome;
+use crate::host::Host;
 use crate::verb;
 
 /// Does what a command line says.
@@ -15,6 +16,9 @@ pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Apiver => verb::apiver(),
         Command::Keygen(args) => verb::keygen::run(args),
+        Command::Mtunnel(args) => verb::mtunnel::run(&Host::this()?, args),
+        Command::Nextid(args) => verb::nextid::run(&Host::this()?, args),
+        Command::WaitQuorum(args) => verb::wait_quorum::run(&Host::this()?, args),
         _ => Err(crate::failure::Failure::usage("not here yet")),
     }
 }

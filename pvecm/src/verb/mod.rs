@@ -1,6 +1,9 @@
 //! The commands, a module each.
 
 pub mod keygen;
+pub mod mtunnel;
+pub mod nextid;
+pub mod wait_quorum;
 
 use crate::failure::{Failure, Outcome};
 
