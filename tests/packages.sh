@@ -145,7 +145,7 @@ make() { # NUMBER
     systemctl --quiet --root="$root" enable systemd-networkd 2>/dev/null
     rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/machine-id"
     touch "$root/etc/machine-id"
-    chroot "$root" ssh-keygen -q -A
+    chroot "$root" ssh-keygen -A >/dev/null
     echo "root:$password" | chroot "$root" chpasswd
     # A unit of a user that must not run without quorum.
     printf '[Unit]\nAfter=pve-guests.service\n[Service]\nType=oneshot\nRemainAfterExit=yes\n%s\n' \
@@ -209,7 +209,8 @@ trap 'exit 1' INT TERM
 
 mounted='test "$(findmnt --noheadings --output FSTYPE /etc/pve)" = fuse'
 quorate='test "$(stat --format %a /etc/pve/local)" = 755'
-install='apt-get -q update && apt-get -q -y --no-install-recommends --no-download install pvecm'
+install='apt-get -q -o Dir::Etc::SourceList=/dev/null -o APT::Get::List-Cleanup=no update &&
+    apt-get -q -y --no-install-recommends install pvecm'
 
 ip link set lo up
 ip link add hosts type bridge

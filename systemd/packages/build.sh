@@ -31,6 +31,7 @@ if [ -n "$build" ]; then
 fi
 rm -rf "$target/release/manual"
 "$target/release/pages" "$target/release/manual"
+gzip --best --no-name "$target"/release/manual/man/*
 for name in corosync-lite pmxcfs pvecm; do
     rm -f "$target/debian/${name}_"*.deb
     "$target/tools/bin/cargo-deb" --package "$name" --no-build --locked --strip \

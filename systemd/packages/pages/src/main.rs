@@ -15,6 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use clap_mangen::Man;
+use clap_mangen::roff::{Roff, roman};
 
 /// A program with a page.
 struct Program {
@@ -90,7 +91,10 @@ fn page(command: &Command, section: &str, folder: &Path) -> Result<()> {
 }
 
 fn one_page(command: Command, section: &str, folder: &Path) -> Result<()> {
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+    for below in command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set())
+    {
         one_page(below.clone(), section, folder)?;
     }
     // Names of pages have dashes where command lines have blanks.
@@ -98,6 +102,11 @@ fn one_page(command: Command, section: &str, folder: &Path) -> Result<()> {
         .get_display_name()
         .unwrap_or(command.get_name())
         .to_owned();
+    let has_commands = command.has_subcommands();
+    let after = command
+        .get_after_long_help()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let man = Man::new(command)
         .title(name.to_uppercase())
         .section(section)
@@ -105,8 +114,39 @@ fn one_page(command: Command, section: &str, folder: &Path) -> Result<()> {
         .manual(MANUAL)
         .date("");
     let mut text = Vec::new();
-    man.render(&mut text)?;
+    man.render_title(&mut text)?;
+    man.render_name_section(&mut text)?;
+    man.render_synopsis_section(&mut text)?;
+    man.render_description_section(&mut text)?;
+    man.render_options_section(&mut text)?;
+    if has_commands {
+        man.render_subcommands_section(&mut text)?;
+    }
+    text.extend(sections(&after).into_bytes());
     save(&folder.join(format!("{name}.{section}")), &text)
+}
+
+/// The text after the options as sections of a page. Paragraphs of it begin with `Title:` and have
+/// indented lines, as tables in plain text, or are plain sentences.
+fn sections(text: &str) -> String {
+    let mut roff = Roff::new();
+    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.is_empty()) {
+        match paragraph.split_once(":\n") {
+            Some((title, table)) => {
+                roff.control("SH", [title.to_uppercase().as_str()]);
+                roff.control("nf", []);
+                for line in table.lines() {
+                    roff.text([roman(line.trim_start())]);
+                }
+                roff.control("fi", []);
+            }
+            None => {
+                roff.control("PP", []);
+                roff.text([roman(paragraph)]);
+            }
+        }
+    }
+    roff.to_roff()
 }
 
 fn save(path: &Path, text: &[u8]) -> Result<()> {
@@ -138,5 +178,10 @@ mod tests {
         }
         let page = fs::read_to_string(folder.path().join("man/pvecm.1")).unwrap();
         assert!(page.contains("pvecm\\-create(1)"), "{page}");
+        let page = fs::read_to_string(folder.path().join("man/pmxcfs.8")).unwrap();
+        assert!(
+            page.contains(".SH \"EXIT CODES\"\n.nf\n0    ended"),
+            "{page}"
+        );
     }
 }
