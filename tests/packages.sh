@@ -145,6 +145,7 @@ make() { # NUMBER
     systemctl --quiet --root="$root" enable systemd-networkd 2>/dev/null
     rm -f "$root"/etc/ssh/ssh_host_* "$root/etc/machine-id"
     touch "$root/etc/machine-id"
+    mkdir -p "$root/var/log/journal"
     chroot "$root" ssh-keygen -A >/dev/null
     echo "root:$password" | chroot "$root" chpasswd
     # A unit of a user that must not run without quorum.
@@ -210,7 +211,7 @@ trap 'exit 1' INT TERM
 mounted='test "$(findmnt --noheadings --output FSTYPE /etc/pve)" = fuse'
 quorate='test "$(stat --format %a /etc/pve/local)" = 755'
 install='apt-get -q -o Dir::Etc::SourceList=/dev/null -o APT::Get::List-Cleanup=no update &&
-    apt-get -q -y --no-install-recommends install pvecm'
+    apt-get -q -y --no-install-recommends install corosync-lite pmxcfs pvecm'
 
 ip link set lo up
 ip link add hosts type bridge
@@ -239,7 +240,7 @@ on n1 'systemd-analyze --no-pager security corosync-lite pve-cluster pvecm-serve
     | grep 'Overall' || true
 check "folder for run-time files" n1 'test "$(stat --format "%a %U %G" /run/pve)" = "750 root www-data"'
 check "programs have pages and completions" n1 'test -e /usr/share/man/man1/pvecm.1.gz \
-    -a -e /usr/share/man/man8/pmxcfs.8.gz -a -e /usr/share/bash-completion/completions/pvecm' || true
+    -a -e /usr/share/man/man8/pmxcfs.8.gz -a -e /usr/share/bash-completion/completions/pvecm'
 
 log "a cluster of one, and a second node over HTTPS"
 check "the cluster is made" n1 'pvecm create trial'
