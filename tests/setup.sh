@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what building and testing need and what is not there yet. Sourced by demo.sh and all.sh.
+# Installs what building and testing need and what is not there yet. Sourced by the scripts.
+# 'install_missing' for the demo, 'install_missing tests', or 'install_missing packages' to build them.
 set -eu
 
 need_package() {
@@ -31,6 +32,19 @@ install_missing() {
     need_package mount mount
     need_package umount mount
     need_package bash bash
+    need_pkgconfig openssl libssl-dev
+    need_package /usr/include/security/pam_appl.h libpam0g-dev
+    if [ "${1:-}" = packages ]; then
+        need_package dpkg-shlibdeps dpkg-dev
+    else
+        need_package corosync corosync
+        need_package ip iproute2
+        need_package nft nftables
+        need_package nsenter util-linux
+        need_package mount mount
+        need_package umount mount
+        need_package bash bash
+    fi
     if [ "${1:-}" = tests ]; then
         need_package rsync rsync
         need_package git git

@@ -8,6 +8,7 @@
 //! | [`value`] | what is given on a command line: names, links, fingerprints |
 //! | [`cert`] | certificates of the cluster and its nodes, and the keys that go with them |
 //! | [`ssh`] | SSH between nodes: keys, host keys, settings |
+//! | [`datacenter`] | options that hold for the whole cluster |
 //! | [`host`] | the node: its paths, files, locks, services, and the mount |
 //! | [`transaction`] | changes of the node that are put back when a later step fails |
 //! | [`info`] | what a node needs to know to join |
@@ -17,6 +18,7 @@
 pub mod cert;
 pub mod cli;
 pub mod conf;
+pub mod datacenter;
 pub mod failure;
 pub mod host;
 pub mod ssh;

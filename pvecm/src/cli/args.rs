@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::datacenter::Network;
 use crate::value::{ClusterName, Fingerprint, Link, NodeName};
 
 /// Makes, joins, changes and repairs clusters.
@@ -62,6 +63,8 @@ pub enum Command {
     Doctor(Doctor),
     /// Show the next free guest number.
     Nextid(Nextid),
+    /// Wait until the cluster has quorum: its files can then be written.
+    WaitQuorum(WaitQuorum),
 }
 
 /// Addresses of a node by link.
@@ -294,7 +297,7 @@ pub struct Mtunnel {
     pub get_migration_ip: bool,
     /// The migration network
     #[arg(long = "migration_network", alias = "migration-network")]
-    pub migration_network: Option<String>,
+    pub migration_network: Option<Network>,
     /// Run a command with what is sent to a port as its input
     #[arg(long)]
     pub run_command: bool,
@@ -406,9 +409,20 @@ pub struct Doctor {
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Nextid {
     /// Check this number instead
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(100..=999_999_999))]
     pub vmid: Option<u32>,
+    /// Keep the number from others that ask for one, for two minutes at least
+    #[arg(long)]
+    pub reserve: bool,
     /// How the result is shown
     #[arg(long, value_enum, default_value_t)]
     pub output_format: Format,
+}
+
+/// `wait-quorum`.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct WaitQuorum {
+    /// Seconds to wait at most; without it, as long as it takes
+    #[arg(long)]
+    pub timeout: Option<u64>,
 }

@@ -20,6 +20,9 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::JoinInfo(args) => verb::join_info::run(&Host::this()?, args),
         Command::Serve(args) => verb::serve::run(&Host::this()?, args),
         Command::Token(args) => verb::token::run(&Host::this()?, args),
+        Command::Mtunnel(args) => verb::mtunnel::run(&Host::this()?, args),
+        Command::Nextid(args) => verb::nextid::run(&Host::this()?, args),
+        Command::WaitQuorum(args) => verb::wait_quorum::run(&Host::this()?, args),
         _ => Err(crate::failure::Failure::usage("not here yet")),
     }
 }

@@ -73,8 +73,7 @@ impl ClusterLock {
         let taken = until(PATIENCE, || match fs::create_dir(&directory) {
             Ok(()) => Some(Ok(())),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Asks the file system to free a lock that is older than it may be.
-                drop(super::set_times_to_zero(&directory));
+                drop(super::ask_for_release(&directory));
                 None
             }
             Err(error) => Some(Err(error)),

@@ -5,6 +5,7 @@
 //! | `paths` | where things are |
 //! | [`files`], [`changes`] | files are written whole, and only when they must change |
 //! | [`lock`] | one change at a time |
+//! | [`ports`] | ports that programs of the node give out to each other |
 //! | [`pve`] | the cluster file system as its files show it |
 //! | [`command`], [`services`] | other programs, and what the service manager runs |
 //! | [`wait`] | conditions that nothing reports |
@@ -14,6 +15,7 @@ pub mod command;
 pub mod files;
 pub mod lock;
 mod paths;
+pub mod ports;
 pub mod pve;
 pub mod services;
 pub mod wait;
@@ -23,6 +25,7 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::net::if_::InterfaceFlags;
 pub use paths::Paths;
 
 use crate::failure::{Failure, Outcome};
@@ -92,7 +95,16 @@ pub fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
 /// # Errors
 /// What the kernel says.
 pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
+    interface_addresses(InterfaceFlags::empty())
+}
+
+/// Addresses of those interfaces that have all these flags.
+///
+/// # Errors
+/// What the kernel says.
+pub fn interface_addresses(flags: InterfaceFlags) -> io::Result<Vec<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs()?;
+    let interfaces = interfaces.filter(|interface| interface.flags.contains(flags));
     let addresses = interfaces.filter_map(|interface| interface.address);
     let ip = |address: nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
         let v4 = address.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
@@ -113,7 +125,11 @@ pub fn calendar() -> Duration {
         .unwrap_or_default()
 }
 
-fn set_times_to_zero(path: &Path) -> io::Result<()> {
+/// Asks the cluster file system to free the lock `path` if it is older than it may be.
+///
+/// # Errors
+/// When the lock is gone, or still held: the request may be granted a moment later.
+pub fn ask_for_release(path: &Path) -> io::Result<()> {
     let zero = std::fs::FileTimes::new()
         .set_accessed(UNIX_EPOCH)
         .set_modified(UNIX_EPOCH);

@@ -6,6 +6,9 @@ pub mod updatecerts;
 pub mod serve;
 mod serve_admit;
 pub mod token;
+pub mod mtunnel;
+pub mod nextid;
+pub mod wait_quorum;
 
 use crate::failure::{Failure, Outcome};
 
