@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line, and who does what it says |
 //! | [`verb`] | the commands |
 //! | [`conf`] | `corosync.conf` as the command reads, makes and edits it |
+//! | [`join`] | this node joins a cluster |
 //! | [`value`] | what is given on a command line: names, links, fingerprints |
 //! | [`host`] | the node: its paths, files, locks, services, and the mount |
 //! | [`transaction`] | changes of the node that are put back when a later step fails |
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod conf;
 pub mod failure;
 pub mod host;
+pub mod join;
 pub mod transaction;
 pub mod value;
 pub mod verb;

@@ -1,5 +1,6 @@
 //! The commands, a module each.
 
+pub mod add;
 pub mod keygen;
 
 use crate::failure::{Failure, Outcome};
