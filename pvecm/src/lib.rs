@@ -5,6 +5,7 @@
 //! | [`cli`] | the command line, and who does what it says |
 //! | [`verb`] | the commands |
 //! | [`conf`] | `corosync.conf` as the command reads, makes and edits it |
+//! | [`join`] | this node joins a cluster |
 //! | [`value`] | what is given on a command line: names, links, fingerprints |
 //! | [`cert`] | certificates of the cluster and its nodes, and the keys that go with them |
 //! | [`ssh`] | SSH between nodes: keys, host keys, settings |
@@ -24,6 +25,7 @@ pub mod host;
 pub mod ssh;
 pub mod info;
 pub mod serve;
+pub mod join;
 pub mod transaction;
 pub mod value;
 pub mod verb;

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::host::files::{self, SECRET, failed};
-use crate::host::services::{self, Verb};
+use crate::host::services::Verb;
 
 /// The journal inside the directory.
 const JOURNAL: &str = "journal.json";
@@ -49,7 +49,14 @@ enum Undo {
     Link { path: PathBuf, target: PathBuf },
     /// Services are told something.
     Services { verb: String, units: Vec<String> },
+    /// Something was moved away, in whole.
+    Moved { from: PathBuf, to: PathBuf },
+    /// No directory was there.
+    NoDirectory { path: PathBuf },
 }
+
+/// Tells services something: the verb, and whom.
+pub type Control<'a> = &'a dyn Fn(&str, &[&str]) -> Outcome;
 
 /// A change that was broken off, and what could not be put back.
 #[derive(Debug, PartialEq, Eq)]
@@ -66,6 +73,12 @@ impl Transaction {
     /// # Errors
     /// When the journal can not be written, or an earlier one is still there ([`recover`] first).
     pub fn begin(directory: &Path, command: &str) -> Outcome<Self> {
+        if directory.join(JOURNAL).exists() {
+            return Err(Failure::refused(format!(
+                "changes of an earlier command are not put back yet: see '{}'",
+                directory.display()
+            )));
+        }
         files::make_directory(directory)?;
         let transaction = Self {
             directory: directory.to_owned(),
@@ -129,11 +142,58 @@ impl Transaction {
     /// # Errors
     /// What the service manager says.
     pub fn services(&mut self, verb: Verb, units: &[&str], undo: Verb) -> Outcome {
+        self.services_with(&manager, verb, units, undo)
+    }
+
+    /// As [`Transaction::services`], with another service manager.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn services_with(
+        &mut self,
+        control: Control<'_>,
+        verb: Verb,
+        units: &[&str],
+        undo: Verb,
+    ) -> Outcome {
         self.remember(Undo::Services {
             verb: undo.word().to_owned(),
             units: units.iter().map(|&unit| unit.to_owned()).collect(),
         })?;
-        services::control(verb, units)
+        control(verb.word(), units)
+    }
+
+    /// Moves a file away, into the journal's directory: it is gone when the changes are kept.
+    /// Returns where it is until then. The directory must be on the file's file system.
+    ///
+    /// # Errors
+    /// When it can not be moved, or the move not be remembered.
+    pub fn move_away(&mut self, from: &Path) -> Outcome<PathBuf> {
+        let to = self
+            .directory
+            .join(format!("moved-{}", self.journal.undo.len()));
+        self.remember(Undo::Moved {
+            from: from.to_owned(),
+            to: to.clone(),
+        })?;
+        fs::rename(from, &to).map_err(|error| failed("move away", from, &error))?;
+        Ok(to)
+    }
+
+    /// Makes a directory, and those above it, and remembers which were not there.
+    ///
+    /// # Errors
+    /// As [`files::make_directory`].
+    pub fn make_directory(&mut self, path: &Path) -> Outcome {
+        let missing: Vec<PathBuf> = path
+            .ancestors()
+            .take_while(|above| above.symlink_metadata().is_err())
+            .map(Path::to_owned)
+            .collect();
+        for path in missing.into_iter().rev() {
+            self.remember(Undo::NoDirectory { path })?;
+        }
+        files::make_directory(path)
     }
 
     /// The changes are for good.
@@ -146,7 +206,12 @@ impl Transaction {
 
     /// Puts everything back, the last change first, and returns what could not be put back.
     pub fn put_back(self) -> Vec<String> {
-        put_back(&self.directory, &self.journal)
+        self.put_back_with(&manager)
+    }
+
+    /// As [`Transaction::put_back`], with another service manager.
+    pub fn put_back_with(self, control: Control<'_>) -> Vec<String> {
+        put_back(&self.directory, &self.journal, control)
     }
 
     fn remember(&mut self, undo: Undo) -> Outcome {
@@ -165,21 +230,30 @@ impl Transaction {
 /// # Errors
 /// When there is a journal that can not be read.
 pub fn recover(directory: &Path) -> Outcome<Option<Recovered>> {
+    recover_with(directory, &manager)
+}
+
+/// As [`recover`], with another service manager.
+///
+/// # Errors
+/// As [`recover`].
+pub fn recover_with(directory: &Path, control: Control<'_>) -> Outcome<Option<Recovered>> {
     let path = directory.join(JOURNAL);
     let Some(text) = files::read(&path)? else {
         return Ok(None);
     };
     let journal: Journal = serde_json::from_slice(&text)
         .map_err(|error| failed("read", &path, &io::Error::other(error)))?;
-    let failures = put_back(directory, &journal);
+    let failures = put_back(directory, &journal, control);
     Ok(Some(Recovered {
         command: journal.command,
         failures,
     }))
 }
 
-fn put_back(directory: &Path, journal: &Journal) -> Vec<String> {
-    let undone = journal.undo.iter().rev().map(|undo| undo.apply(directory));
+fn put_back(directory: &Path, journal: &Journal, control: Control<'_>) -> Vec<String> {
+    let undo = journal.undo.iter().rev();
+    let undone = undo.map(|undo| undo.apply(directory, control));
     let mut failures: Vec<String> = undone
         .filter_map(Result::err)
         .map(|failure| failure.to_string())
@@ -193,16 +267,46 @@ fn put_back(directory: &Path, journal: &Journal) -> Vec<String> {
     failures
 }
 
+/// Removes what a killed command has written beside a file, and not given its name yet.
+fn sweep(path: &Path) {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return;
+    };
+    let beside = |found: &str| {
+        let rest = found.strip_prefix(&*name.to_string_lossy());
+        let number = rest.and_then(|rest| rest.strip_prefix(".tmp."));
+        number.is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
+    };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if beside(&entry.file_name().to_string_lossy()) {
+            // It harms nobody if it stays.
+            drop(fs::remove_file(entry.path()));
+        }
+    }
+}
+
+/// The service manager of this machine.
+fn manager(verb: &str, units: &[&str]) -> Outcome {
+    let args = std::iter::once(verb).chain(units.iter().copied());
+    crate::host::command::program("systemctl", args)
+        .output()
+        .map(drop)
+}
+
 fn forget(directory: &Path) -> Outcome {
     files::remove(&directory.join(JOURNAL))?;
     fs::remove_dir_all(directory).map_err(|error| failed("remove", directory, &error))
 }
 
 impl Undo {
-    fn apply(&self, directory: &Path) -> Outcome {
+    fn apply(&self, directory: &Path, control: Control<'_>) -> Outcome {
         match self {
-            Self::Absent { path } => files::remove(path),
+            Self::Absent { path } => {
+                sweep(path);
+                files::remove(path)
+            }
             Self::File { path, copy, mode } => {
+                sweep(path);
                 let copy = directory.join(copy);
                 let content = fs::read(&copy).map_err(|error| failed("read", &copy, &error))?;
                 if let Some(above) = path.parent() {
@@ -215,11 +319,26 @@ impl Undo {
                 symlink(target, path).map_err(|error| failed("link", path, &error))
             }
             Self::Services { verb, units } => {
-                let args = std::iter::once(verb).chain(units);
-                crate::host::command::program("systemctl", args)
-                    .output()
-                    .map(drop)
+                let units: Vec<&str> = units.iter().map(String::as_str).collect();
+                control(verb, &units)
             }
+            // Not there: it was not moved yet, or is back already.
+            Self::Moved { to, .. } if to.symlink_metadata().is_err() => Ok(()),
+            Self::Moved { from, to } => {
+                fs::rename(to, from).map_err(|error| failed("move back", from, &error))
+            }
+            Self::NoDirectory { path } => match fs::remove_dir(path) {
+                // Whatever else came to be in it belongs to somebody else.
+                Err(error)
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+                    ) =>
+                {
+                    Err(failed("remove", path, &error))
+                }
+                _ => Ok(()),
+            },
         }
     }
 }

@@ -66,6 +66,31 @@ impl ClusterConf {
         self.raise_version();
     }
 
+    /// Takes all votes from a node that is in a configuration which was not written yet: the version
+    /// stays.
+    pub fn set_probation(&mut self, node: &str) {
+        self.edit_node(node, |section| section.set("quorum_votes", "0"));
+    }
+
+    /// Gives a node its votes; with 0 none are written, as for a node that is added with none.
+    ///
+    /// # Errors
+    /// When it is not there; nothing is changed then.
+    pub fn set_votes(&mut self, node: &str, votes: u32) -> Result<(), EditError> {
+        if self.node(node).is_none() {
+            return Err(EditError::UnknownNode(node.to_owned()));
+        }
+        self.edit_node(node, |section| {
+            if votes == 0 {
+                section.unset("quorum_votes");
+            } else {
+                section.set("quorum_votes", &votes.to_string());
+            }
+        });
+        self.raise_version();
+        Ok(())
+    }
+
     /// Takes a node out.
     ///
     /// # Errors

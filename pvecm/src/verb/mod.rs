@@ -1,6 +1,7 @@
 //! The commands, a module each.
 
 pub mod join_info;
+pub mod add;
 pub mod keygen;
 pub mod updatecerts;
 pub mod serve;

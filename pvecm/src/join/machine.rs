@@ -1,0 +1,241 @@
+//! What joining asks of the machine around it, apart from files: services, addresses, the ring.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+
+use rust_corosync::{NodeId, cmap, votequorum};
+
+use super::reach::{self, Reach};
+use super::stop::Signals;
+use crate::conf::ClusterConf;
+use crate::failure::{Failure, Outcome};
+use crate::host::command::program;
+use crate::host::{Host, local_addresses, pve};
+
+/// Points between which a join can be broken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// SSH is ready.
+    Prepared,
+    /// The member has let this node in.
+    Admitted,
+    /// The services are stopped.
+    Stopped,
+    /// Key and configuration are written.
+    Configured,
+    /// The old database is copied as text.
+    BackedUp,
+    /// The old database is moved away.
+    MovedAway,
+    /// The services run again.
+    Started,
+    /// The cluster has quorum with this node.
+    Quorate,
+    /// This node votes.
+    Voting,
+    /// Certificates and keys of this node are in the cluster.
+    Certified,
+}
+
+/// The machine.
+pub trait Machine {
+    /// Tells the user how far it is.
+    fn say(&self, line: &str);
+
+    /// A point was reached; the join ends here if this fails.
+    ///
+    /// # Errors
+    /// When it is to end.
+    fn reached(&self, step: Step) -> Outcome;
+
+    /// Whether the user wants it to end.
+    fn interrupted(&self) -> bool;
+
+    /// Tells services something.
+    ///
+    /// # Errors
+    /// What the service manager says.
+    fn control(&self, verb: &str, units: &[&str]) -> Outcome;
+
+    /// Whether a messaging daemon runs.
+    fn messaging_runs(&self) -> bool;
+
+    /// The address that others know this node by.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn own_address(&self, host: &Host) -> Outcome<IpAddr>;
+
+    /// Addresses of the interfaces.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn addresses(&self) -> Outcome<Vec<IpAddr>>;
+
+    /// Whether nobody uses a UDP port.
+    fn is_free(&self, at: SocketAddr) -> bool;
+
+    /// Whether the second address of each pair is reached from the first.
+    fn reach(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Reach>;
+
+    /// Whether the cluster file system can be written to, as a part of a quorate cluster.
+    fn is_quorate(&self, host: &Host) -> bool {
+        pve::state(&host.paths) == pve::State::Writable
+            && pve::members(&host.paths)
+                .is_ok_and(|members| members.cluster.is_some_and(|it| it.quorate == 1))
+    }
+
+    /// Why there is no quorum, in words.
+    fn diagnosis(&self, host: &Host, conf: &ClusterConf) -> Vec<String>;
+
+    /// Makes root's SSH key and what else this node alone has.
+    ///
+    /// # Errors
+    /// What could not be made.
+    fn prepare_ssh(&self, host: &Host) -> Outcome;
+
+    /// Makes this node's certificate and what else it has in the cluster's files.
+    ///
+    /// # Errors
+    /// What could not be made.
+    fn cluster_files(&self, host: &Host) -> Outcome;
+
+    /// Makes the running ring count votes of a node before its configuration says so.
+    ///
+    /// # Errors
+    /// What the messaging daemon says.
+    fn give_votes(&self, id: u32, votes: u32) -> Outcome;
+}
+
+/// Hooks that other parts of the command fill in.
+#[derive(Clone, Copy, Debug)]
+pub struct Hooks {
+    /// See [`Machine::prepare_ssh`].
+    pub prepare_ssh: fn(&Host) -> Outcome,
+    /// See [`Machine::cluster_files`].
+    pub cluster_files: fn(&Host) -> Outcome,
+}
+
+/// The machine that the command runs on.
+#[derive(Debug)]
+pub struct ThisMachine<'a> {
+    signals: &'a Signals,
+    hooks: Hooks,
+}
+
+impl<'a> ThisMachine<'a> {
+    /// Ends at a signal.
+    #[must_use]
+    pub fn new(signals: &'a Signals, hooks: Hooks) -> Self {
+        Self { signals, hooks }
+    }
+}
+
+impl Machine for ThisMachine<'_> {
+    fn say(&self, line: &str) {
+        // A join goes on when nobody listens.
+        drop(crate::verb::show(&format!("{line}\n")));
+    }
+
+    fn reached(&self, _: Step) -> Outcome {
+        if self.interrupted() {
+            Err(super::stop::interrupted())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.signals.seen()
+    }
+
+    fn control(&self, verb: &str, units: &[&str]) -> Outcome {
+        let args = std::iter::once(verb).chain(units.iter().copied());
+        program("systemctl", args).output().map(drop)
+    }
+
+    fn messaging_runs(&self) -> bool {
+        let handle = cmap::initialize(cmap::Map::Icmap);
+        handle.is_ok_and(|handle| cmap::finalize(&handle).is_ok())
+    }
+
+    fn own_address(&self, host: &Host) -> Outcome<IpAddr> {
+        host.address()
+    }
+
+    fn addresses(&self) -> Outcome<Vec<IpAddr>> {
+        local_addresses().map_err(|error| {
+            Failure::failed(format!("can not list the addresses of this node: {error}"))
+        })
+    }
+
+    fn is_free(&self, at: SocketAddr) -> bool {
+        // Only a port that somebody has counts; a wrong address is found elsewhere.
+        !matches!(UdpSocket::bind(at), Err(error) if error.kind() == std::io::ErrorKind::AddrInUse)
+    }
+
+    fn reach(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Reach> {
+        reach::all(pairs, &|| self.interrupted())
+    }
+
+    fn diagnosis(&self, host: &Host, conf: &ClusterConf) -> Vec<String> {
+        let messaging = self.messaging_runs();
+        let mounted = pve::state(&host.paths) != pve::State::Unmounted;
+        let connected = connected_links(conf, host.name.as_str());
+        super::quorum::diagnosis(conf, host.name.as_str(), messaging, mounted, &connected)
+    }
+
+    fn prepare_ssh(&self, host: &Host) -> Outcome {
+        (self.hooks.prepare_ssh)(host)
+    }
+
+    fn cluster_files(&self, host: &Host) -> Outcome {
+        (self.hooks.cluster_files)(host)
+    }
+
+    fn give_votes(&self, id: u32, votes: u32) -> Outcome {
+        let callbacks = votequorum::Callbacks {
+            quorum_notification_fn: None,
+            nodelist_notification_fn: None,
+            expectedvotes_notification_fn: None,
+        };
+        let given = votequorum::initialize(&callbacks).and_then(|handle| {
+            let given = votequorum::set_votes(&handle, NodeId::from(id), votes);
+            votequorum::finalize(&handle).and(given)
+        });
+        given.map_err(|error| Failure::failed(format!("corosync does not count the vote: {error}")))
+    }
+}
+
+/// Other nodes and links that answer now, as the messaging daemon says.
+fn connected_links(conf: &ClusterConf, own: &str) -> Vec<(String, u8)> {
+    let Ok(handle) = cmap::initialize(cmap::Map::Stats) else {
+        return Vec::new();
+    };
+    let mut connected = Vec::new();
+    for node in conf.nodes().into_iter().filter(|node| node.name != own) {
+        for link in node.addresses.keys() {
+            let key = format!(
+                "stats.knet.node{}.link{link}.connected",
+                node.id.unwrap_or(0)
+            );
+            if let Ok(cmap::Data::UInt8(1)) = cmap::get(&handle, &key) {
+                connected.push((node.name.clone(), *link));
+            }
+        }
+    }
+    // The process ends soon, and the connection with it.
+    cmap::finalize(&handle).ok();
+    connected
+}
+
+/// Bytes that are free where `path` is.
+pub(super) fn free_space(path: &Path) -> Option<u64> {
+    let existing = path.ancestors().find(|above| above.exists())?;
+    let found = nix::sys::statvfs::statvfs(existing).ok()?;
+    Some(
+        found
+            .blocks_available()
+            .saturating_mul(found.fragment_size()),
+    )
+}

@@ -1,0 +1,137 @@
+//! The member's half of letting a node in without losing quorum over it.
+//!
+//! From the moment at which a configuration names a node its votes are expected, and a cluster of one
+//! that lets a second one in would be without quorum until that is really there, or for good if it
+//! never comes. So the entry is first written with no vote at all: the node is on probation. It
+//! takes part, counts for nothing, and when it has quorum, which it can only have together with the
+//! others, it gets its votes. The order of the two changes then keeps quorum throughout: first the
+//! running ring counts the votes (see `Machine::give_votes`), then the configuration expects them.
+//!
+//! | who joins | who ends the probation |
+//! |---|---|
+//! | this command | the joining node itself: it asks for probation, and confirms when it is there |
+//! | another one | the member that let it in watches for it: [`see_through`] |
+//!
+//! Invariant: a node on probation has `quorum_votes: 0` written in its entry; an entry without that
+//! key has one vote, as Corosync counts it.
+
+use std::time::Duration;
+
+use crate::conf::{Admission, ClusterConf, EditError};
+use crate::failure::{Failure, Outcome};
+use crate::host::files::{self, PUBLIC};
+use crate::host::lock::ClusterLock;
+use crate::host::wait::until;
+use crate::host::{Host, pve};
+use crate::value::NodeName;
+
+/// Name of the lock that changes of the configuration are made under.
+pub const LOCK: &str = "file-corosync_conf";
+
+/// How a node that was watched ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It is there and votes.
+    Voting,
+    /// It did not come in time; its entry is still there and harms nobody.
+    Absent,
+    /// Somebody took it out, or it had its votes already.
+    Settled,
+}
+
+/// Enters a node as it was admitted, but with no vote yet.
+pub fn enter_on_probation(conf: &mut ClusterConf, name: &NodeName, admission: &Admission) {
+    conf.put_node(name, admission.id, admission.votes, &admission.links);
+    conf.set_probation(name.as_str());
+}
+
+/// Votes that an entry counts for when it is written with `votes`: the original leaves out a 0, and
+/// Corosync takes an entry without the key for one vote.
+#[must_use]
+pub fn counted(votes: u32) -> u32 {
+    votes.max(1)
+}
+
+/// Whether a node is on probation.
+#[must_use]
+pub fn is_on_probation(conf: &ClusterConf, name: &str) -> bool {
+    conf.node(name).is_some_and(|node| node.votes == 0)
+}
+
+/// Ends the probation of a node: the ring counts its votes, then the configuration has them. Returns
+/// the configuration's version, or nothing if there was no probation.
+///
+/// # Errors
+/// When the lock, the ring or the configuration says no; the node is still on probation then.
+pub fn confirm(
+    host: &Host,
+    name: &str,
+    votes: u32,
+    give: &dyn Fn(u32, u32) -> Outcome,
+) -> Outcome<Option<u64>> {
+    let _lock = ClusterLock::take(&host.paths.pve("priv/lock"), LOCK)?;
+    let path = host.paths.cluster_conf();
+    let mut conf = read(host)?;
+    let Some(node) = conf.node(name).filter(|node| node.votes == 0) else {
+        return Ok(None);
+    };
+    if let Some(id) = node.id {
+        give(id, counted(votes))?;
+    }
+    let edited = conf.set_votes(name, votes);
+    edited.map_err(|error: EditError| Failure::failed(error))?;
+    files::replace(&path, &conf.text(), PUBLIC)?;
+    Ok(Some(conf.version()))
+}
+
+/// The configuration of the cluster.
+///
+/// # Errors
+/// When it is not there, or can not be read.
+pub fn read(host: &Host) -> Outcome<ClusterConf> {
+    let path = host.paths.cluster_conf();
+    let text = files::read(&path)?
+        .ok_or_else(|| Failure::failed(format!("'{}' is not there", path.display())))?;
+    ClusterConf::parse(&text)
+        .map_err(|error| Failure::failed(format!("'{}': {error}", path.display())))
+}
+
+/// Waits for a node on probation, and ends its probation when it is there. For joining nodes that do
+/// not do that themselves; it does no harm when they do.
+///
+/// `give` makes the running ring count votes. `interrupted` ends the wait.
+///
+/// # Errors
+/// When the node is there and can not be given its votes.
+pub fn see_through(
+    host: &Host,
+    name: &NodeName,
+    votes: u32,
+    patience: Duration,
+    give: &dyn Fn(u32, u32) -> Outcome,
+    interrupted: &dyn Fn() -> bool,
+) -> Outcome<End> {
+    let seen = until(patience, || {
+        if interrupted() {
+            return Some(End::Absent);
+        }
+        match read(host) {
+            Ok(conf) if !is_on_probation(&conf, name.as_str()) => Some(End::Settled),
+            _ => is_online(host, name).then_some(End::Voting),
+        }
+    });
+    match seen {
+        Some(End::Voting) => {
+            let confirmed = confirm(host, name.as_str(), votes, give)?;
+            Ok(confirmed.map_or(End::Settled, |_| End::Voting))
+        }
+        Some(end) => Ok(end),
+        None => Ok(End::Absent),
+    }
+}
+
+fn is_online(host: &Host, name: &NodeName) -> bool {
+    let members = pve::members(&host.paths).unwrap_or_default();
+    let node = members.nodelist.get(name.as_str());
+    node.is_some_and(|node| node.online == 1)
+}

@@ -1,0 +1,423 @@
+//! What a join changes on this node, in order, and how all of it is put back.
+//!
+//! Invariant: each change is in the journal before it is made. So a failed step, a signal and a kill
+//! at any moment leave something that can be put back; a kill by the next command.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::Plan;
+use super::database::{self, FILES};
+use super::leftover;
+use super::machine::{Machine, Step};
+use super::member;
+use super::peer::{Admitted, Facts, NotAdmitted, Peer};
+use super::stop::interrupted;
+use crate::conf::ClusterConf;
+use crate::failure::{Failure, Outcome};
+use crate::host::files::{self, KEY, PUBLIC, SECRET, failed};
+use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
+use crate::host::wait::until;
+use crate::host::{Host, calendar};
+use crate::transaction::Transaction;
+
+/// Sizes that the messaging daemon takes as a key.
+const KEY_SIZES: std::ops::RangeInclusive<usize> = 128..=4096;
+/// Services that show the node's certificate.
+const API_SERVICES: [&str; 2] = ["pvedaemon.service", "pveproxy.service"];
+/// How long the running cluster may take to see a changed configuration.
+const CONF_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Files that preparing SSH may change.
+fn ssh_files(host: &Host) -> Vec<PathBuf> {
+    let mut list: Vec<PathBuf> = [
+        "id_rsa",
+        "id_rsa.pub",
+        "config",
+        "authorized_keys",
+        "authorized_keys.org",
+    ]
+    .map(|name| host.paths.ssh(name))
+    .into();
+    list.push(host.paths.at("etc/ssh/sshd_config"));
+    list.push(host.paths.at("etc/ssh/ssh_known_hosts"));
+    list
+}
+
+/// Directory of the journal.
+#[must_use]
+pub fn undo_directory(host: &Host) -> PathBuf {
+    host.paths.database("pvecm-undo")
+}
+
+/// How far the cluster knows of this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    None,
+    /// It is there, or may be.
+    Made,
+    /// It was there before.
+    Replaced,
+}
+
+struct Join<'a> {
+    host: &'a Host,
+    plan: &'a Plan,
+    facts: &'a Facts,
+    machine: &'a dyn Machine,
+    transaction: Transaction,
+    entry: Entry,
+}
+
+/// Joins. All checks are passed.
+///
+/// # Errors
+/// When a step fails; what could not be put back is in the text.
+pub fn run(
+    host: &Host,
+    plan: &Plan,
+    facts: &Facts,
+    peer: &mut dyn Peer,
+    machine: &dyn Machine,
+) -> Outcome {
+    let command = format!("pvecm add {}", peer.name());
+    let mut join = Join {
+        host,
+        plan,
+        facts,
+        machine,
+        transaction: Transaction::begin(&undo_directory(host), &command)?,
+        entry: Entry::None,
+    };
+    match join.all(peer) {
+        Ok(()) => join.keep(),
+        Err(failure) => Err(join.put_back(peer, failure)),
+    }
+}
+
+impl Join<'_> {
+    fn all(&mut self, peer: &mut dyn Peer) -> Outcome {
+        self.prepare_ssh()?;
+        let admitted = self.ask(peer)?;
+        let conf = self.examine(&admitted)?;
+        self.machine.say("Join request OK, finishing setup locally");
+        self.stop()?;
+        self.configure(&admitted)?;
+        self.put_database_aside()?;
+        self.start()?;
+        self.wait(&conf)?;
+        self.vote()?;
+        self.machine.cluster_files(self.host)?;
+        self.machine.reached(Step::Certified)
+    }
+
+    fn prepare_ssh(&mut self) -> Outcome {
+        let ssh = self.host.paths.ssh("");
+        self.transaction.make_directory(&ssh)?;
+        for path in ssh_files(self.host) {
+            self.transaction.save(&path)?;
+        }
+        self.machine.prepare_ssh(self.host)?;
+        self.carry_keys()?;
+        self.machine.reached(Step::Prepared)
+    }
+
+    /// Keys that may log in to this node are in the files that the cluster's are going to replace. They
+    /// are put where they are merged from.
+    fn carry_keys(&mut self) -> Outcome {
+        let list = self.host.paths.ssh("authorized_keys");
+        let shared = self.host.paths.pve("priv/authorized_keys");
+        if !list.is_symlink() {
+            return Ok(());
+        }
+        let Some(keys) = files::read(&shared)?.filter(|keys| !keys.is_empty()) else {
+            return Ok(());
+        };
+        let backup = self.host.paths.ssh("authorized_keys.org");
+        let mut all = files::read(&backup)?.unwrap_or_default();
+        if !all.is_empty() && !all.ends_with(b"\n") {
+            all.push(b'\n');
+        }
+        all.extend(keys);
+        self.transaction.replace(&backup, &all, SECRET)
+    }
+
+    fn ask(&mut self, peer: &mut dyn Peer) -> Outcome<Admitted> {
+        if self.plan.replaces_leftover {
+            let name = &self.plan.request.name;
+            peer.withdraw(name).map_err(|failure| {
+                failure.within(format!(
+                    "'{}' does not remove what is left of an earlier join of this node",
+                    peer.name()
+                ))
+            })?;
+        }
+        leftover::remember(self.host, self.facts)?;
+        self.machine.say("Request addition of this node");
+        self.entry = if self.plan.request.force {
+            Entry::Replaced
+        } else {
+            Entry::Made
+        };
+        match peer.admit(&self.plan.request) {
+            Ok(admitted) => {
+                for warning in &admitted.warnings {
+                    self.machine.say(&format!("cluster: {warning}"));
+                }
+                self.machine.reached(Step::Admitted)?;
+                Ok(admitted)
+            }
+            Err(NotAdmitted::Refused(text)) => {
+                self.entry = Entry::None;
+                leftover::forget(self.host)?;
+                Err(Failure::refused(text))
+            }
+            Err(NotAdmitted::Unknown(text)) => Err(Failure::failed(format!(
+                "'{}' was asked to add this node, and it is not known whether it did: {text}",
+                peer.name()
+            ))),
+        }
+    }
+
+    /// What the member has sent is about to be trusted.
+    fn examine(&self, admitted: &Admitted) -> Outcome<ClusterConf> {
+        if !KEY_SIZES.contains(&admitted.authkey.len()) {
+            return Err(Failure::failed(format!(
+                "the key that the member sent has {} bytes: corosync takes {} to {}",
+                admitted.authkey.len(),
+                KEY_SIZES.start(),
+                KEY_SIZES.end()
+            )));
+        }
+        let conf = ClusterConf::parse(&admitted.conf).map_err(|error| {
+            Failure::failed(format!("the configuration that the member sent: {error}"))
+        })?;
+        let own = self.host.name.as_str();
+        let entry = conf.node(own).ok_or_else(|| {
+            Failure::failed(format!(
+                "the configuration that the member sent has no node '{own}'"
+            ))
+        })?;
+        let is_own = |address: &String| {
+            let address = address.parse();
+            address.is_ok_and(|address| self.plan.own_addresses().contains(&address))
+        };
+        if entry.addresses.is_empty() || !entry.addresses.values().all(is_own) {
+            return Err(Failure::failed(format!(
+                "the configuration that the member sent has node '{own}' at other addresses than asked for"
+            )));
+        }
+        Ok(conf)
+    }
+
+    fn stop(&mut self) -> Outcome {
+        self.machine.say("stopping pve-cluster service");
+        let mut units = vec![FILE_SYSTEM];
+        if self.machine.messaging_runs() {
+            units.push(MESSAGING);
+        }
+        let machine = self.machine;
+        let control = move |verb: &str, units: &[&str]| machine.control(verb, units);
+        self.transaction
+            .services_with(&control, Verb::Stop, &units, Verb::Start)?;
+        self.machine.reached(Step::Stopped)
+    }
+
+    fn configure(&mut self, admitted: &Admitted) -> Outcome {
+        let paths = &self.host.paths;
+        self.transaction.make_directory(&paths.corosync(""))?;
+        let key = paths.corosync("authkey");
+        self.transaction.replace(&key, &admitted.authkey, KEY)?;
+        let conf = paths.corosync("corosync.conf");
+        self.transaction.replace(&conf, &admitted.conf, PUBLIC)?;
+        self.machine.reached(Step::Configured)
+    }
+
+    fn put_database_aside(&mut self) -> Outcome {
+        let paths = &self.host.paths;
+        let current = paths.database("config.db");
+        let time = calendar().as_secs();
+        let mut kept_whole = None;
+        if current.exists() {
+            let directory = paths.database("backup");
+            let copy = directory.join(database::copy_name(time));
+            self.machine
+                .say(&format!("backup old database to '{}'", copy.display()));
+            self.transaction.make_directory(&directory)?;
+            database::make_directory(&directory)
+                .map_err(|error| failed("make directory", &directory, &error))?;
+            self.transaction.save(&copy)?;
+            match database::dump(&current, &copy, &undo_directory(self.host)) {
+                Ok(()) => {}
+                Err(error) if error.is_full() => {
+                    return Err(Failure::failed(format!(
+                        "can not keep the old database in '{}': {error}; make room there",
+                        directory.display()
+                    )));
+                }
+                Err(error) => {
+                    let whole = paths.database(format!("config.db.{time}.bak"));
+                    self.machine.say(&format!(
+                        "warning: no backup of the old database as text: {error}; it is kept as '{}'",
+                        whole.display()
+                    ));
+                    kept_whole = Some(whole);
+                }
+            }
+        }
+        self.machine.reached(Step::BackedUp)?;
+        if let Some(whole) = kept_whole {
+            self.transaction.save(&whole)?;
+            fs::hard_link(&current, &whole).map_err(|error| failed("keep", &whole, &error))?;
+        }
+        for name in FILES {
+            let path = paths.database(name);
+            if path.exists() {
+                self.transaction.move_away(&path)?;
+            } else {
+                self.transaction.save(&path)?;
+            }
+        }
+        self.machine.reached(Step::MovedAway)
+    }
+
+    fn start(&mut self) -> Outcome {
+        let machine = self.machine;
+        let control = move |verb: &str, units: &[&str]| machine.control(verb, units);
+        let units = [MESSAGING, FILE_SYSTEM];
+        let started = self
+            .transaction
+            .services_with(&control, Verb::Start, &units, Verb::Stop);
+        started.map_err(|failure| {
+            failure.within("corosync and pve-cluster do not start ('journalctl -u corosync -u pve-cluster' says why)")
+        })?;
+        self.machine.reached(Step::Started)
+    }
+
+    fn wait(&mut self, conf: &ClusterConf) -> Outcome {
+        self.machine.say("waiting for quorum...");
+        let timeout = self.plan.timeout;
+        let seen = until(timeout, || {
+            if self.machine.interrupted() {
+                return Some(Err(interrupted()));
+            }
+            // The cluster's files come after quorum.
+            let is_there = self.machine.is_quorate(self.host)
+                && member::read(self.host)
+                    .is_ok_and(|conf| conf.node(self.host.name.as_str()).is_some());
+            is_there.then_some(Ok(()))
+        });
+        match seen {
+            Some(Ok(())) => self.machine.say("OK"),
+            Some(Err(failure)) => return Err(failure),
+            None => {
+                let mut text = format!("no quorum within {} seconds", timeout.as_secs());
+                for line in self.machine.diagnosis(self.host, conf) {
+                    text += &format!("\n* {line}");
+                }
+                return Err(Failure::failed(text));
+            }
+        }
+        self.machine.reached(Step::Quorate)
+    }
+
+    /// Ends the probation of this node, if the member has put it on one.
+    fn vote(&mut self) -> Outcome {
+        let votes = self.plan.request.votes.unwrap_or(1);
+        let machine = self.machine;
+        let give = move |id: u32, votes: u32| machine.give_votes(id, votes);
+        let own = self.host.name.as_str();
+        if let Some(version) = member::confirm(self.host, own, votes, &give)? {
+            self.machine.say(&format!(
+                "this node takes part, and votes from version {version} of the configuration on"
+            ));
+            let taken = || {
+                let members = crate::host::pve::members(&self.host.paths).ok()?;
+                let cluster = members.cluster?;
+                (cluster.version >= version && cluster.quorate == 1).then_some(())
+            };
+            until(CONF_PATIENCE, taken).ok_or_else(|| {
+                Failure::failed(format!(
+                    "the cluster has not taken version {version} of its configuration within {} seconds",
+                    CONF_PATIENCE.as_secs()
+                ))
+            })?;
+        }
+        self.machine.reached(Step::Voting)
+    }
+
+    fn keep(self) -> Outcome {
+        self.transaction.keep()?;
+        // The next join finds this node in the cluster whatever the note says.
+        drop(leftover::forget(self.host));
+        for old in database::prune(&self.host.paths.database("backup")) {
+            self.machine
+                .say(&format!("delete old backup '{}'", old.display()));
+        }
+        Ok(())
+    }
+
+    /// Puts everything back. The member is asked first: it may need this node for its quorum.
+    fn put_back(self, peer: &mut dyn Peer, failure: Failure) -> Failure {
+        let machine = self.machine;
+        machine.say("the join did not succeed; putting back what was changed");
+        let name = &self.plan.request.name;
+        let mut text = failure.to_string();
+        match self.entry {
+            Entry::None => {}
+            Entry::Replaced => {
+                text += &format!(
+                    "\nThe entry of node '{name}' in the cluster's configuration was there before and stays."
+                );
+            }
+            Entry::Made => match peer.withdraw(name) {
+                Ok(()) => {
+                    machine.say(&format!("'{}' has taken this node out again", peer.name()));
+                    drop(leftover::forget(self.host));
+                }
+                Err(why) => {
+                    text += &format!(
+                        "\n'{0}' could not be made to take this node out of the cluster again: {why}\nRun \
+                         'pvecm delnode {name}' there, if the cluster has no quorum after 'pvecm expected \
+                         1'; or join again from here.",
+                        peer.name()
+                    );
+                }
+            },
+        }
+        let control = |verb: &str, units: &[&str]| machine.control(verb, units);
+        let left = self.transaction.put_back_with(&control);
+        if left.is_empty() {
+            text += "\nThis node is as it was before.";
+        } else {
+            text += &format!(
+                "\nNot all of this node could be put back: {}; what was there is in '{}'",
+                left.join("; "),
+                undo_directory(self.host).display()
+            );
+        }
+        if failure.code() == crate::failure::code::REFUSED && self.entry == Entry::None {
+            Failure::refused(text)
+        } else {
+            Failure::failed(text)
+        }
+    }
+}
+
+/// What follows a join that is done: nothing of it can make the join undone.
+pub fn finish(host: &Host, machine: &dyn Machine) {
+    machine.say("generated new node certificate, restart pveproxy and pvedaemon services");
+    for unit in API_SERVICES {
+        if let Err(failure) = machine.control("try-reload-or-restart", &[unit]) {
+            let text = failure.to_string();
+            // Not every node has them.
+            if !text.contains("not found") && !text.contains("not loaded") {
+                machine.say(&format!("warning: {text}"));
+            }
+        }
+    }
+    machine.say(&format!(
+        "successfully added node '{}' to cluster.",
+        host.name
+    ));
+}

@@ -1,0 +1,211 @@
+//! This node joins a cluster.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use crate::cli::Add;
+use crate::failure::{Failure, Outcome};
+use crate::host::Host;
+use crate::host::command::program;
+use crate::host::lock::NodeLock;
+use crate::join::api::{Ask, Credentials, Session, authenticate};
+use crate::join::carried::{self, Carried};
+use crate::join::client::{Client, PORT, Target, Trust};
+use crate::join::machine::{Hooks, Machine, ThisMachine};
+use crate::join::over_ssh::SshPeer;
+use crate::join::peer::Request;
+use crate::join::secret::{self, Prompt, Secret};
+use crate::join::stop::Signals;
+use crate::join::{self, Plan, checks, steps};
+use crate::transaction::recover;
+
+/// What other parts of the command do for a joining node.
+const HOOKS: Hooks = Hooks {
+    prepare_ssh: |_| Ok(()),
+    cluster_files: |_| Ok(()),
+};
+
+/// Joins.
+///
+/// # Errors
+/// When a check says no, or a step fails: then this node is as it was.
+pub fn run(host: &Host, args: &Add) -> Outcome {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::refused("please run as root"));
+    }
+    join::check_working_directory(host)?;
+    let signals = Signals::block()?;
+    let machine = ThisMachine::new(&signals, HOOKS);
+    let peer = Whom::find(args, &Prompt::new(&signals))?;
+    let lock = begin(host)?;
+    if let Some(cluster) = join::is_member(host, &peer.host, &machine)? {
+        machine.say(&format!(
+            "node '{}' is already a member of cluster '{cluster}': nothing to do",
+            host.name
+        ));
+        return Ok(());
+    }
+    let mut links = args.links.given();
+    let found = checks::local(host, &machine, &mut links);
+    found.settle(args.force, &|line| machine.say(line))?;
+    let fallback = match links.is_empty() {
+        true => {
+            let address = machine.own_address(host)?;
+            machine.say(&format!(
+                "No cluster network links passed explicitly, fallback to local node IP '{address}'"
+            ));
+            Some(address)
+        }
+        false => None,
+    };
+    let mut plan = Plan {
+        request: Request {
+            name: host.name.clone(),
+            links,
+            fallback,
+            id: args.nodeid,
+            votes: args.votes,
+            force: false,
+        },
+        replaces_leftover: false,
+        force: args.force,
+        timeout: Duration::from_secs(args.timeout),
+    };
+    if args.use_ssh {
+        over_ssh(host, &mut plan, &peer, &machine, args.dry_run)?;
+    } else {
+        over_https(host, &mut plan, peer, &machine, &signals, args)?;
+    }
+    // Services that are told to start again run commands that need the lock.
+    drop(lock);
+    if !args.dry_run {
+        steps::finish(host, &machine);
+    }
+    Ok(())
+}
+
+/// Takes this node's lock, and puts back what a command that was killed has left.
+fn begin(host: &Host) -> Outcome<NodeLock> {
+    let lock = NodeLock::take(&host.paths.at("var/lock/pvecm.lock"))?;
+    let directory = steps::undo_directory(host);
+    let Some(recovered) = recover(&directory)? else {
+        return Ok(lock);
+    };
+    let command = &recovered.command;
+    if recovered.failures.is_empty() {
+        eprintln!("'{command}' was broken off earlier; what it had changed was put back");
+        return Ok(lock);
+    }
+    Err(Failure::failed(format!(
+        "'{command}' was broken off earlier, and not all of it could be put back: {}; copies of what \
+         was there before are in '{}', remove that directory when all is well",
+        recovered.failures.join("; "),
+        directory.display()
+    )))
+}
+
+/// Who is talked to, and what is known of it.
+struct Whom {
+    host: String,
+    carried: Option<Carried>,
+}
+
+impl Whom {
+    fn find(args: &Add, prompt: &Prompt<'_>) -> Outcome<Self> {
+        let carried = match (&args.token_file, &args.info) {
+            (Some(path), _) if path.as_os_str() == "-" && Prompt::is_terminal() => {
+                Some(carried::token(&prompt.secret("Join token: ")?)?)
+            }
+            (Some(path), _) => Some(carried::token(&secret::from_file(path)?)?),
+            (None, Some(text)) => Some(carried::info(text)?),
+            (None, None) => None,
+        };
+        let known = carried.as_ref().map(|carried| carried.address.clone());
+        let host = args.hostname.clone().or(known).ok_or_else(|| {
+            Failure::usage(
+                "say which member to talk to: its address or name, --info, or --token-file",
+            )
+        })?;
+        Ok(Self { host, carried })
+    }
+}
+
+struct Person<'a>(Prompt<'a>);
+
+impl Ask for Person<'_> {
+    fn line(&self, question: &str) -> Outcome<String> {
+        self.0.line(question)
+    }
+
+    fn secret(&self, question: &str) -> Outcome<Secret> {
+        self.0.secret(question)
+    }
+}
+
+fn over_https(
+    host: &Host,
+    plan: &mut Plan,
+    whom: Whom,
+    machine: &ThisMachine<'_>,
+    signals: &Signals,
+    args: &Add,
+) -> Outcome {
+    let person = Person(Prompt::new(signals));
+    let pinned = whom.carried.as_ref().map(|carried| carried.fingerprint);
+    let authorization = whom.carried.and_then(|carried| carried.authorization);
+    let credentials = match (authorization, &args.password_file) {
+        (Some(authorization), _) => Credentials::Token(authorization),
+        (None, Some(path)) => Credentials::Password(secret::from_file(path)?),
+        (None, None) => {
+            let question = format!(
+                "Please enter superuser (root) password for '{}': ",
+                whom.host
+            );
+            Credentials::Password(person.secret(&question)?)
+        }
+    };
+    let interrupted = || machine.interrupted();
+    let client = Client::new(Target::new(&whom.host, PORT), &interrupted)?;
+    machine.say(&format!(
+        "Establishing API connection with host '{}'",
+        whom.host
+    ));
+    let trust = args
+        .fingerprint
+        .or(pinned)
+        .map_or(Trust::System, Trust::Pinned);
+    let trust = authenticate(&client, trust, &person, &|line| machine.say(line))?;
+    let mut session = Session::login(client, trust, &credentials, &person)?;
+    machine.say("Login succeeded.");
+    join::join(host, plan, &mut session, machine, args.dry_run)
+}
+
+fn over_ssh(
+    host: &Host,
+    plan: &mut Plan,
+    whom: &Whom,
+    machine: &ThisMachine<'_>,
+    dry_run: bool,
+) -> Outcome {
+    let run = |name: &str, args: &[String]| program(name, args).output();
+    let mut peer = SshPeer::new(host, &whom.host, &run);
+    if !peer.is_open() {
+        if dry_run {
+            return Err(Failure::refused(format!(
+                "root of this node can not log in to '{0}' over SSH yet, so its cluster can not be \
+                 checked: 'ssh-copy-id root@{0}' lets it",
+                whom.host
+            )));
+        }
+        if !host.paths.ssh("id_rsa.pub").exists() {
+            machine.prepare_ssh(host)?;
+        }
+        if !std::io::stdin().is_terminal() {
+            machine.say(
+                "root's key is not known there yet: ssh asks for the password on the terminal",
+            );
+        }
+        peer.copy_key(host)?;
+    }
+    join::join(host, plan, &mut peer, machine, dry_run)
+}
