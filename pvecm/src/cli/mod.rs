@@ -14,7 +14,7 @@ use crate::verb;
 /// What the user is to be told, with the exit code.
 pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
-        Command::Add(args) => verb::add::run(&crate::host::Host::this()?, args),
+        Command::Add(args) => verb::add::run(&Host::this()?, args),
         Command::Apiver => verb::apiver(),
         Command::Keygen(args) => verb::keygen::run(args),
         Command::Updatecerts(args) => verb::updatecerts::run(&Host::this()?, args),

@@ -1,14 +1,14 @@
 //! The commands, a module each.
 
-pub mod join_info;
 pub mod add;
+pub mod join_info;
 pub mod keygen;
-pub mod updatecerts;
+pub mod mtunnel;
+pub mod nextid;
 pub mod serve;
 mod serve_admit;
 pub mod token;
-pub mod mtunnel;
-pub mod nextid;
+pub mod updatecerts;
 pub mod wait_quorum;
 
 use crate::failure::{Failure, Outcome};

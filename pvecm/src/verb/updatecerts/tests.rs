@@ -21,7 +21,7 @@ fn nodes() -> Nodes {
     // Each node has its own; any link does to look mounted.
     symlink("nodes", dir.path().join("pve/local")).unwrap();
     let nodes = Nodes { dir };
-    crate::cert::tests::install(&nodes.host("n1"), crate::host::calendar());
+    cert::tests::install(&nodes.host("n1"), crate::host::calendar());
     nodes
 }
 
