@@ -51,6 +51,9 @@ install_missing() {
         need_package python3 python3
         need_package vim vim-tiny
         need_package sqlite3 sqlite3
+        need_package /usr/sbin/sshd openssh-server
+        need_package ssh openssh-client
+        need_package openssl openssl
     fi
     if [ -n "$missing" ]; then
         echo "installing:$missing"

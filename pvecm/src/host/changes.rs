@@ -10,10 +10,12 @@ use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use super::files::{self, failed};
+use super::wait::now;
 use super::{Host, pve};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::verb::show;
 
 /// What happens to changes.
@@ -33,6 +35,7 @@ pub struct Changes<'a> {
     host: &'a Host,
     mode: Mode,
     silent: bool,
+    end: Option<Instant>,
     found: Vec<String>,
     warnings: Vec<String>,
 }
@@ -45,8 +48,19 @@ impl<'a> Changes<'a> {
             host,
             mode,
             silent,
+            end: None,
             found: Vec::new(),
             warnings: Vec::new(),
+        }
+    }
+
+    /// No shared file is written after `end`: a lock that covers the changes frees itself some time
+    /// after its owner has stopped, and this node may have been stopped as well.
+    #[must_use]
+    pub fn before(self, end: Instant) -> Self {
+        Self {
+            end: Some(end),
+            ..self
         }
     }
 
@@ -201,11 +215,50 @@ impl<'a> Changes<'a> {
         if self.is_shared(path) {
             pve::need_quorum(&self.host.paths)
                 .map_err(|failure| failure.within(format!("can not write '{}'", path.display())))?;
+            if self.end.is_some_and(|end| now() >= end) {
+                return Err(Failure::failed(format!(
+                    "can not write '{}': this took longer than the cluster's lock lasts; run the \
+                     command again",
+                    path.display()
+                )));
+            }
         }
         Ok(())
     }
 
     fn is_shared(&self, path: &Path) -> bool {
         path.starts_with(self.host.paths.pve(""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::host::Paths;
+    use crate::host::files::PUBLIC;
+
+    #[test]
+    fn shared_files_are_written_in_time_only() {
+        let dir = TempDir::new().unwrap();
+        let host = Host {
+            paths: Paths::below(dir.path()),
+            name: "n1".parse().unwrap(),
+        };
+        fs::create_dir_all(host.paths.pve("")).unwrap();
+        symlink("nodes/n1", host.paths.pve("local")).unwrap();
+        let (shared, own) = (host.paths.pve("a"), host.paths.at("b"));
+        let mut late = Changes::new(&host, Mode::Make, true).before(now());
+        assert!(late.file(&shared, b"x", PUBLIC).is_err());
+        late.file(&own, b"x", PUBLIC).unwrap();
+        let end = now() + Duration::from_secs(60);
+        let mut early = Changes::new(&host, Mode::Make, true).before(end);
+        early.file(&shared, b"x", PUBLIC).unwrap();
+        early.file(&shared, b"x", PUBLIC).unwrap();
+        assert_eq!(early.found().len(), 1);
+        assert!(shared.exists() && own.exists());
     }
 }

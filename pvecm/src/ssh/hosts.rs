@@ -225,8 +225,9 @@ fn matches_hash(hashed: &[u8], name: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys::tests::line;
+    use super::super::keys::tests::{keygen, line};
     use super::*;
+    use crate::host::command::program;
 
     fn key(number: u8) -> String {
         line("ssh-rsa", number, "")
@@ -256,19 +257,20 @@ mod tests {
 
     #[test]
     fn hashed_names_are_recognized() {
-        // Made by `ssh-keygen -H` from a line of `n1`.
-        let salt = STANDARD.encode([7; 20]);
-        let pkey = PKey::hmac(&[7; 20]).unwrap();
-        let mut signer = Signer::new(MessageDigest::sha1(), &pkey).unwrap();
-        signer.update(b"n1").unwrap();
-        let hash = STANDARD.encode(signer.sign_to_vec().unwrap());
-        let hashed = format!("|1|{salt}|{hash}");
-        assert!(is(hashed.as_bytes(), "n1"));
-        assert!(!is(hashed.as_bytes(), "n2"));
+        let dir = tempfile::TempDir::new().unwrap();
+        let (_, line) = keygen(dir.path());
+        let path = dir.path().join("known");
+        fs::write(&path, format!("n1,10.0.0.1 {line}")).unwrap();
+        let args = ["-H", "-f", path.to_str().unwrap()];
+        program("ssh-keygen", args).output().unwrap();
+        let text = fs::read(&path).unwrap();
+        assert!(text.starts_with(HASHED));
+        let left = |name: &str| without(&text, &[name.to_owned()], |_| true);
+        assert_eq!(left("n2"), text);
+        assert_eq!(lines(&left("n1")).count(), 1);
+        assert_eq!(lines(&left("10.0.0.1")).count(), 1);
         for broken in ["|1|", "|1||", "|1|a|b", "|1|AAAA"] {
             assert!(!is(broken.as_bytes(), "n1"), "{broken}");
         }
-        let text = format!("{hashed} {}\n", key(1));
-        assert_eq!(without(text.as_bytes(), &["n1".to_owned()], |_| true), b"");
     }
 }

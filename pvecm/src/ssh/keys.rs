@@ -113,9 +113,13 @@ fn split_options(line: &[u8]) -> Option<(&[u8], &[u8])> {
 
 #[cfg(test)]
 pub mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::host::command::program;
 
     /// A line with a made-up key.
     pub fn line(kind: &str, number: u8, comment: &str) -> String {
@@ -186,14 +190,25 @@ pub mod tests {
         assert_eq!(all("a\n\nb\n"), [&b"a"[..], b"", b"b"]);
     }
 
+    /// A new key: its file and its line.
+    pub fn keygen(dir: &Path) -> (PathBuf, String) {
+        let path = dir.join("key");
+        let name = path.to_str().unwrap();
+        let args = ["-q", "-t", "ed25519", "-N", "", "-C", "x", "-f", name];
+        program("ssh-keygen", args).output().unwrap();
+        let public = path.with_extension("pub");
+        let line = fs::read_to_string(&public).unwrap();
+        (public, line)
+    }
+
     #[test]
     fn fingerprints_are_as_ssh_keygen_shows_them() {
-        let text =
-            b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB0000000000000000000000000000000000000000000 x";
-        if let Some(entry) = Entry::parse(text) {
-            assert!(entry.key.fingerprint().starts_with("SHA256:"));
-            assert_eq!(entry.key.fingerprint().len(), 50);
-        }
+        let dir = tempfile::TempDir::new().unwrap();
+        let (path, line) = keygen(dir.path());
+        let shown = program("ssh-keygen", ["-l", "-f", path.to_str().unwrap()]);
+        let shown = shown.output().unwrap();
+        let key = Entry::parse(line.as_bytes()).unwrap().key;
+        assert_eq!(shown.split(' ').nth(1), Some(&*key.fingerprint()));
     }
 
     proptest! {

@@ -16,6 +16,8 @@ pub enum Requirement {
     Network,
     /// Corosync 3 and its tools.
     Corosync,
+    /// OpenSSH, both ends.
+    Ssh,
 }
 
 impl Requirement {
@@ -25,6 +27,9 @@ impl Requirement {
             Self::Fuse => Path::new("/dev/fuse").exists(),
             Self::Network => ["ip", "nft", "mount", "bash"].into_iter().all(is_installed),
             Self::Corosync => ["corosync", "corosync-quorumtool"]
+                .into_iter()
+                .all(is_installed),
+            Self::Ssh => ["sshd", "ssh", "ssh-keygen", "openssl"]
                 .into_iter()
                 .all(is_installed),
         }
@@ -40,6 +45,10 @@ impl fmt::Display for Requirement {
                 "the programs ip, nft, mount and bash (packages iproute2, nftables, mount, bash)"
             }
             Self::Corosync => "corosync and corosync-quorumtool (package corosync)",
+            Self::Ssh => {
+                "the programs sshd, ssh, ssh-keygen and openssl (packages openssh-server, \
+                 openssh-client, openssl)"
+            }
         })
     }
 }

@@ -28,6 +28,8 @@ use crate::value::NodeName;
 
 /// The cluster's lock for files that nodes share.
 pub const LOCK: &str = "updatecerts";
+/// What is written under the lock is written within this time, before the lock frees itself.
+const LOCK_USE: Duration = Duration::from_secs(100);
 /// How long quorum is waited for: shorter than services may take to start.
 pub const PATIENCE: Duration = Duration::from_secs(80);
 /// What else may take its time, before a cluster file system counts as hung.
@@ -250,7 +252,8 @@ fn update(host: &Host, options: UpdateOptions, facts: &Facts) -> Result<Updated,
         return Ok(Updated::default());
     }
     let _lock = take(&host.paths, options.patience).map_err(Stop::Late)?;
-    let mut changes = Changes::new(host, Mode::Make, options.silent);
+    let end = now() + LOCK_USE;
+    let mut changes = Changes::new(host, Mode::Make, options.silent).before(end);
     let new_certificate = shared_steps(&mut changes, options, facts);
     report(&changes);
     Ok(Updated {

@@ -5,6 +5,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cert::tests::install;
 
 const CONF: &str = "totem {\n  config_version: 1\n}\nnodelist {\n  node {\n    name: n1\n  }\n  \
                     node {\n    name: n2\n  }\n  node {\n    name: ../../x\n  }\n}\n";
@@ -21,7 +22,7 @@ fn nodes() -> Nodes {
     // Each node has its own; any link does to look mounted.
     symlink("nodes", dir.path().join("pve/local")).unwrap();
     let nodes = Nodes { dir };
-    cert::tests::install(&nodes.host("n1"), crate::host::calendar());
+    install(&nodes.host("n1"), crate::host::calendar());
     nodes
 }
 
