@@ -131,23 +131,27 @@ impl Throttle {
         until.is_some_and(|until| *until > now)
     }
 
-    /// Makes room: what is forgotten anyway, then those with the fewest failures.
+    /// Makes room: what is forgotten anyway, then the half with the fewest failures.
     fn forget(&mut self, now: Instant) {
         if self.buckets.len() + 2 <= ENTRIES_MAX {
             return;
         }
         self.known.retain(|_, until| *until > now);
         self.buckets.retain(|_, bucket| bucket.empty_at > now);
-        while self.buckets.len() + 2 > ENTRIES_MAX {
-            let least = self
-                .buckets
-                .iter()
-                .min_by_key(|(_, bucket)| bucket.empty_at);
-            let Some(scope) = least.map(|(scope, _)| *scope) else {
-                return;
-            };
-            self.buckets.remove(&scope);
+        if self.buckets.len() + 2 <= ENTRIES_MAX {
+            return;
         }
+        let mut moments: Vec<Instant> = self.buckets.values().map(|it| it.empty_at).collect();
+        let middle = moments.len() / 2;
+        let (_, middle, _) = moments.select_nth_unstable(middle);
+        let middle = *middle;
+        let mut room = ENTRIES_MAX / 2;
+        self.buckets.retain(|_, bucket| {
+            // Most may have failed equally often.
+            let stays = bucket.empty_at >= middle && room > 0;
+            room -= usize::from(stays);
+            stays
+        });
     }
 }
 
