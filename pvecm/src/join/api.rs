@@ -300,7 +300,13 @@ impl Peer for Session<'_> {
 
     fn withdraw(&mut self, name: &NodeName) -> Outcome {
         let path = format!("/cluster/config/nodes/{name}");
-        let reply = self.call(Method::DELETE, &path, &[]);
+        let call = Call {
+            method: Method::DELETE,
+            path: &path,
+            headers: &self.headers,
+            form: &[],
+        };
+        let reply = self.client.call_to_the_end(self.trust, &call);
         let reply = reply.map_err(Failure::failed)?;
         let words = said(&reply);
         if (200..300).contains(&reply.status) || words.contains("is not a known host") {
