@@ -34,7 +34,7 @@ pub trait Ask {
 pub enum Credentials {
     /// Root's password on the member.
     Password(Secret),
-    /// A join token.
+    /// A join token, as a request carries it.
     Token(Secret),
 }
 
@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
     fn login_with_token(&mut self, token: &Secret) {
         self.headers = vec![Header {
             name: "Authorization",
-            value: Secret::new(format!("PVEJoinToken={}", token.expose())),
+            value: token.clone(),
         }];
     }
 

@@ -39,14 +39,20 @@ pub struct FakeMachine {
     pub messaging: bool,
     pub busy_port: bool,
     pub reach: Reach,
-    pub directory: tempfile::TempDir,
+    pub _directory: tempfile::TempDir,
 }
 
 pub const KEYS: &str = "ssh-ed25519 AAAA admin\n";
 
 impl FakeMachine {
     pub fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // Each step waits for the disk, and there are many.
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() {
+            tempfile::tempdir_in(memory).unwrap()
+        } else {
+            tempfile::tempdir().unwrap()
+        };
         let paths = Paths::below(directory.path());
         for path in [
             "etc/pve/priv",
@@ -90,7 +96,7 @@ impl FakeMachine {
             messaging: false,
             busy_port: false,
             reach: Reach::Answered,
-            directory,
+            _directory: directory,
         }
     }
 
@@ -110,20 +116,20 @@ impl FakeMachine {
     }
 
     /// The cluster's files take the place of the node's.
-    fn mount(&self) {
+    fn mount(&self) -> std::io::Result<()> {
         let paths = &self.host.paths;
-        let conf = fs::read(paths.corosync("corosync.conf")).unwrap();
-        fs::write(paths.database("config.db"), "the cluster's").unwrap();
-        fs::write(paths.database("config.db-wal"), "the cluster's log").unwrap();
+        let conf = fs::read(paths.corosync("corosync.conf"))?;
+        fs::write(paths.database("config.db"), "the cluster's")?;
+        fs::write(paths.database("config.db-wal"), "the cluster's log")?;
         fs::rename(paths.pve(""), paths.at("etc/.pve-local")).unwrap();
         fs::create_dir_all(paths.pve("priv/lock")).unwrap();
         if !self.comes_up {
-            return;
+            return Ok(());
         }
         symlink("nodes/n2", paths.pve("local")).unwrap();
         fs::write(paths.cluster_conf(), conf).unwrap();
         let members = r#"{"nodename":"n2","version":9,"cluster":{"name":"lab","version":99,"nodes":2,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"},"n2":{"id":2,"online":1}}}"#;
-        fs::write(paths.pve(".members"), members).unwrap();
+        fs::write(paths.pve(".members"), members)
     }
 
     fn unmount(&self) {
@@ -198,7 +204,8 @@ impl Machine for FakeMachine {
                 if !self.starts {
                     return Err(Failure::failed("job for corosync.service failed"));
                 }
-                self.mount();
+                let mounted = self.mount();
+                mounted.map_err(|error| Failure::failed(format!("pve-cluster: {error}")))?;
             }
             _ => {}
         }

@@ -30,10 +30,12 @@ pub const ALL_STEPS: [Step; 10] = [
     Step::Certified,
 ];
 
+type Admit = dyn Fn(&Request) -> Result<Admitted, NotAdmitted>;
+
 /// A member that does what it is asked, or not.
 struct FakePeer {
     facts: Facts,
-    admit: Box<dyn Fn(&Request) -> Result<Admitted, NotAdmitted>>,
+    admit: Box<Admit>,
     withdraw: Box<dyn Fn() -> Outcome>,
     withdrawn: usize,
     requests: Vec<Request>,
@@ -434,33 +436,37 @@ fn a_full_disk_puts_everything_back() {
         // Of this thread alone; it goes with it.
         unshare(CloneFlags::CLONE_NEWNS)?;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        for (size, step) in [("size=96k", "journal"), ("size=176k", "backup")] {
+        // From a full disk on, a page more each time, until a join succeeds.
+        let mut failed = 0;
+        loop {
             let machine = FakeMachine::new();
-            let directory = machine.host.paths.database("");
-            fs::remove_file(machine.host.paths.database("config.db")).unwrap();
-            mount(
-                Some("tmpfs"),
-                &directory,
-                Some("tmpfs"),
-                MsFlags::empty(),
-                Some(size),
-            )?;
-            // Nothing that a text of it could be packed into.
             let path = machine.host.paths.database("config.db");
+            let directory = machine.host.paths.database("");
+            fs::remove_file(&path).unwrap();
+            let (kind, flags) = (Some("tmpfs"), MsFlags::empty());
+            mount(kind, &directory, kind, flags, Some("size=400k"))?;
+            // Nothing that a text of it could be packed into.
             let database = rusqlite::Connection::open(path).unwrap();
             let fill =
-                "CREATE TABLE tree (data BLOB); INSERT INTO tree VALUES (randomblob(70000));";
+                "CREATE TABLE tree (data BLOB); INSERT INTO tree VALUES (randomblob(20000));";
             database.execute_batch(fill).unwrap();
             drop(database);
+            let free = nix::sys::statvfs::statvfs(&directory)?.blocks_available();
+            let size = usize::try_from(free - failed).unwrap() * 4096;
+            fs::write(machine.host.paths.database("filler"), vec![1; size]).unwrap();
             let before = machine.tree();
-            let failure = run(&machine, &mut FakePeer::new(), &mut plan()).unwrap_err();
-            assert_eq!(failure.code(), 1, "{step}: {failure}");
+            let Err(failure) = run(&machine, &mut FakePeer::new(), &mut plan()) else {
+                break;
+            };
+            assert_eq!(failure.code(), 1, "{failed}: {failure}");
             assert!(
                 failure.to_string().contains("No space left"),
-                "{step}: {failure}"
+                "{failed}: {failure}"
             );
-            assert_eq!(machine.tree(), before, "{step}: {failure}");
+            assert_eq!(machine.tree(), before, "{failed}: {failure}");
+            failed += 1;
         }
+        assert!(failed > 8, "only {failed} pages were missing");
         nix::Result::Ok(())
     });
     if let Err(error) = tried.join().unwrap() {
