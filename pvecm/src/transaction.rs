@@ -87,7 +87,10 @@ impl Transaction {
                 undo: Vec::new(),
             },
         };
-        transaction.write()?;
+        transaction.write().inspect_err(|_| {
+            // Nothing has begun.
+            drop(fs::remove_dir(directory));
+        })?;
         Ok(transaction)
     }
 

@@ -197,7 +197,10 @@ impl ClusterConf {
         let known = self.node(joiner.name.as_str());
         if let Some(known) = known {
             let same = joiner.id.is_none_or(|id| known.id == Some(id))
-                && joiner.votes.is_none_or(|votes| known.votes == votes);
+                // No votes at all: it has never come up since it was let in.
+                && joiner
+                    .votes
+                    .is_none_or(|votes| known.votes == votes || known.votes == 0);
             return match known.id {
                 Some(id) if joiner.force && same => Ok(Admission {
                     id,

@@ -34,7 +34,7 @@ pub trait Ask {
 pub enum Credentials {
     /// Root's password on the member.
     Password(Secret),
-    /// A join token.
+    /// A join token, as a request carries it.
     Token(Secret),
 }
 
@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
     fn login_with_token(&mut self, token: &Secret) {
         self.headers = vec![Header {
             name: "Authorization",
-            value: Secret::new(format!("PVEJoinToken={}", token.expose())),
+            value: token.clone(),
         }];
     }
 
@@ -300,7 +300,13 @@ impl Peer for Session<'_> {
 
     fn withdraw(&mut self, name: &NodeName) -> Outcome {
         let path = format!("/cluster/config/nodes/{name}");
-        let reply = self.call(Method::DELETE, &path, &[]);
+        let call = Call {
+            method: Method::DELETE,
+            path: &path,
+            headers: &self.headers,
+            form: &[],
+        };
+        let reply = self.client.call_to_the_end(self.trust, &call);
         let reply = reply.map_err(Failure::failed)?;
         let words = said(&reply);
         if (200..300).contains(&reply.status) || words.contains("is not a known host") {

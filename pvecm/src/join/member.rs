@@ -17,7 +17,7 @@
 
 use std::time::Duration;
 
-use crate::conf::{Admission, ClusterConf, EditError};
+use crate::conf::{Admission, ClusterConf};
 use crate::failure::{Failure, Outcome};
 use crate::host::files::{self, PUBLIC};
 use crate::host::lock::ClusterLock;
@@ -79,7 +79,7 @@ pub fn confirm(
         give(id, counted(votes))?;
     }
     let edited = conf.set_votes(name, votes);
-    edited.map_err(|error: EditError| Failure::failed(error))?;
+    edited.map_err(Failure::failed)?;
     files::replace(&path, &conf.text(), PUBLIC)?;
     Ok(Some(conf.version()))
 }

@@ -41,6 +41,7 @@ pub mod stop;
 mod tests;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::failure::{Failure, Outcome};
@@ -124,9 +125,8 @@ impl Plan {
 /// Stops a user who stands where the cluster file system is going to be exchanged.
 ///
 /// # Errors
-/// When the working directory is below `/etc/pve`.
-pub fn check_working_directory(host: &Host) -> Outcome {
-    let here = std::env::current_dir().unwrap_or_default();
+/// When the working directory, `here`, is below `/etc/pve`.
+pub fn check_working_directory(host: &Host, here: &Path) -> Outcome {
     if here.starts_with(host.paths.pve("")) {
         return Err(Failure::refused(
             "Navigate out of /etc/pve before running 'pvecm add', for example by running 'cd'.",

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::Plan;
 use super::database::{self, FILES};
@@ -14,7 +15,7 @@ use super::member;
 use super::peer::{Admitted, Facts, NotAdmitted, Peer};
 use super::stop::interrupted;
 use crate::conf::ClusterConf;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, code};
 use crate::host::files::{self, KEY, PUBLIC, SECRET, failed};
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
 use crate::host::wait::until;
@@ -24,9 +25,15 @@ use crate::transaction::Transaction;
 /// Sizes that the messaging daemon takes as a key.
 const KEY_SIZES: std::ops::RangeInclusive<usize> = 128..=4096;
 /// Services that show the node's certificate.
-const API_SERVICES: [&str; 2] = ["pvedaemon.service", "pveproxy.service"];
+const API_SERVICES: [&str; 3] = [
+    "pvedaemon.service",
+    "pveproxy.service",
+    "pvecm-serve.service",
+];
+/// How long a member may take to see that this node is gone.
+const GONE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the running cluster may take to see a changed configuration.
-const CONF_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+const CONF_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Files that preparing SSH may change.
 fn ssh_files(host: &Host) -> Vec<PathBuf> {
@@ -67,6 +74,8 @@ struct Join<'a> {
     machine: &'a dyn Machine,
     transaction: Transaction,
     entry: Entry,
+    /// The services were started: the others may see this node.
+    is_seen: bool,
 }
 
 /// Joins. All checks are passed.
@@ -88,6 +97,7 @@ pub fn run(
         machine,
         transaction: Transaction::begin(&undo_directory(host), &command)?,
         entry: Entry::None,
+        is_seen: false,
     };
     match join.all(peer) {
         Ok(()) => join.keep(),
@@ -143,14 +153,10 @@ impl Join<'_> {
     }
 
     fn ask(&mut self, peer: &mut dyn Peer) -> Outcome<Admitted> {
-        if self.plan.replaces_leftover {
-            let name = &self.plan.request.name;
-            peer.withdraw(name).map_err(|failure| {
-                failure.within(format!(
-                    "'{}' does not remove what is left of an earlier join of this node",
-                    peer.name()
-                ))
-            })?;
+        let mut request = self.plan.request.clone();
+        // Some may only replace what is left of the earlier join, and not remove it.
+        if self.plan.replaces_leftover && peer.withdraw(&request.name).is_err() {
+            request.force = true;
         }
         leftover::remember(self.host, self.facts)?;
         self.machine.say("Request addition of this node");
@@ -159,7 +165,7 @@ impl Join<'_> {
         } else {
             Entry::Made
         };
-        match peer.admit(&self.plan.request) {
+        match peer.admit(&request) {
             Ok(admitted) => {
                 for warning in &admitted.warnings {
                     self.machine.say(&format!("cluster: {warning}"));
@@ -285,6 +291,7 @@ impl Join<'_> {
         let machine = self.machine;
         let control = move |verb: &str, units: &[&str]| machine.control(verb, units);
         let units = [MESSAGING, FILE_SYSTEM];
+        self.is_seen = true;
         let started = self
             .transaction
             .services_with(&control, Verb::Start, &units, Verb::Stop);
@@ -357,46 +364,57 @@ impl Join<'_> {
         Ok(())
     }
 
-    /// Puts everything back. The member is asked first: it may need this node for its quorum.
+    /// Puts everything back. The member is asked first: it may need this node for its quorum. It is
+    /// asked again when this node is gone: it may not want to take out one that is there.
     fn put_back(self, peer: &mut dyn Peer, failure: Failure) -> Failure {
-        let machine = self.machine;
+        let Self {
+            host,
+            plan,
+            machine,
+            transaction,
+            entry,
+            is_seen,
+            ..
+        } = self;
         machine.say("the join did not succeed; putting back what was changed");
-        let name = &self.plan.request.name;
+        let name = &plan.request.name;
+        let mut withdrawn = match entry {
+            Entry::None => Ok(()),
+            Entry::Replaced => Err(Failure::failed("the entry was there before, and stays")),
+            Entry::Made => peer.withdraw(name),
+        };
+        let control = |verb: &str, units: &[&str]| machine.control(verb, units);
+        let left = transaction.put_back_with(&control);
+        if withdrawn.is_err() && entry == Entry::Made && is_seen {
+            let again = || peer.withdraw(name).ok();
+            withdrawn = until(GONE_PATIENCE, again).map_or(withdrawn, Ok);
+        }
         let mut text = failure.to_string();
-        match self.entry {
-            Entry::None => {}
-            Entry::Replaced => {
+        let member = peer.name();
+        match (entry, withdrawn) {
+            (Entry::Made, Ok(())) => {
+                drop(leftover::forget(host));
+                machine.say(&format!("'{member}' has taken this node out again"));
+            }
+            (Entry::None, _) | (_, Ok(())) => {}
+            (_, Err(why)) => {
                 text += &format!(
-                    "\nThe entry of node '{name}' in the cluster's configuration was there before and stays."
+                    "\nNode '{name}' is still in the configuration of the cluster: {why}\nRun 'pvecm delnode \
+                     {name}' on '{member}', if the cluster has no quorum after 'pvecm expected 1'; or \
+                     mend what is wrong and join again from here."
                 );
             }
-            Entry::Made => match peer.withdraw(name) {
-                Ok(()) => {
-                    machine.say(&format!("'{}' has taken this node out again", peer.name()));
-                    drop(leftover::forget(self.host));
-                }
-                Err(why) => {
-                    text += &format!(
-                        "\n'{0}' could not be made to take this node out of the cluster again: {why}\nRun \
-                         'pvecm delnode {name}' there, if the cluster has no quorum after 'pvecm expected \
-                         1'; or join again from here.",
-                        peer.name()
-                    );
-                }
-            },
         }
-        let control = |verb: &str, units: &[&str]| machine.control(verb, units);
-        let left = self.transaction.put_back_with(&control);
         if left.is_empty() {
             text += "\nThis node is as it was before.";
         } else {
             text += &format!(
                 "\nNot all of this node could be put back: {}; what was there is in '{}'",
                 left.join("; "),
-                undo_directory(self.host).display()
+                undo_directory(host).display()
             );
         }
-        if failure.code() == crate::failure::code::REFUSED && self.entry == Entry::None {
+        if failure.code() == code::REFUSED && entry == Entry::None {
             Failure::refused(text)
         } else {
             Failure::failed(text)
@@ -407,17 +425,18 @@ impl Join<'_> {
 /// What follows a join that is done: nothing of it can make the join undone.
 pub fn finish(host: &Host, machine: &dyn Machine) {
     machine.say("generated new node certificate, restart pveproxy and pvedaemon services");
+    machine.say(&format!(
+        "successfully added node '{}' to cluster.",
+        host.name
+    ));
     for unit in API_SERVICES {
-        if let Err(failure) = machine.control("try-reload-or-restart", &[unit]) {
+        // One of them may be what this command was started by, and is not to wait for its end.
+        if let Err(failure) = machine.control("try-reload-or-restart", &["--no-block", unit]) {
             let text = failure.to_string();
-            // Not every node has them.
+            // Not every node has them all.
             if !text.contains("not found") && !text.contains("not loaded") {
                 machine.say(&format!("warning: {text}"));
             }
         }
     }
-    machine.say(&format!(
-        "successfully added node '{}' to cluster.",
-        host.name
-    ));
 }

@@ -33,7 +33,7 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
     if !nix::unistd::geteuid().is_root() {
         return Err(Failure::refused("please run as root"));
     }
-    join::check_working_directory(host)?;
+    join::check_working_directory(host, &std::env::current_dir().unwrap_or_default())?;
     let signals = Signals::block()?;
     let machine = ThisMachine::new(&signals, HOOKS);
     let peer = Whom::find(args, &Prompt::new(&signals))?;

@@ -1,0 +1,232 @@
+//! What keeps a node from joining.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use super::machine::FakeMachine;
+use super::{ADDRESS, facts, plan};
+use crate::join::checks::{Faults, cluster, local};
+use crate::join::peer::{Facts, Known};
+use crate::join::reach::Reach;
+use crate::join::{Plan, check_working_directory};
+use crate::value::Link;
+
+fn texts(found: &Faults) -> Vec<&str> {
+    found
+        .faults
+        .iter()
+        .map(|fault| fault.text.as_str())
+        .collect()
+}
+
+fn only(found: &Faults, part: &str) {
+    let texts = texts(found);
+    assert!(
+        texts.len() == 1 && texts[0].contains(part),
+        "{part}: {texts:?}"
+    );
+}
+
+fn links(list: &[(u8, &str)]) -> BTreeMap<u8, Link> {
+    let link = |(number, text): &(u8, &str)| (*number, text.parse().unwrap());
+    list.iter().map(link).collect()
+}
+
+fn ask(facts: &Facts, plan: &Plan) -> Faults {
+    cluster("n1", facts, plan, &FakeMachine::new())
+}
+
+fn space_is_short(found: &Faults) -> bool {
+    texts(found)
+        .iter()
+        .any(|text| text.contains("MiB are free"))
+}
+
+#[test]
+fn a_clean_node_may_join() {
+    let machine = FakeMachine::new();
+    let mut given = links(&[(0, "localhost")]);
+    let found = local(&machine.host, &machine, &mut given);
+    assert!(
+        found.faults.is_empty() || space_is_short(&found),
+        "{found:?}"
+    );
+    assert_eq!(given[&0].address, "127.0.0.1");
+    assert_eq!(ask(&facts(), &plan()), Faults::default());
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let machine = FakeMachine {
+        messaging: true,
+        ..FakeMachine::new()
+    };
+    let paths = &machine.host.paths;
+    fs::create_dir_all(paths.corosync("")).unwrap();
+    fs::write(paths.corosync("authkey"), "key").unwrap();
+    fs::write(paths.cluster_conf(), "").unwrap();
+    let guests = r#"{"version":1,"ids":{"100":{"node":"n2","type":"qemu","version":1}}}"#;
+    fs::write(paths.pve(".vmlist"), guests).unwrap();
+    let found = local(&machine.host, &machine, &mut links(&[(1, "192.0.2.1")]));
+    let all = texts(&found).join("\n");
+    for part in [
+        "authkey' already exists",
+        "corosync.conf' already exists",
+        "this host already contains virtual guests (100)",
+        "corosync is already running",
+        "link1: cannot use IP '192.0.2.1', not found on local node!",
+    ] {
+        assert!(all.contains(part), "{part}: {all}");
+    }
+    let failure = found.clone().settle(false, &|_| ()).unwrap_err();
+    assert_eq!(failure.code(), 2);
+    assert!(
+        failure
+            .to_string()
+            .starts_with("detected the following error(s):\n* ")
+    );
+    // All of these can be overridden.
+    let said = std::cell::RefCell::new(String::new());
+    found
+        .settle(true, &|line| said.borrow_mut().push_str(line))
+        .unwrap();
+    assert!(
+        said.borrow()
+            .contains("WARNING : detected error but forced to continue!")
+    );
+}
+
+#[test]
+fn a_port_in_use_and_a_missing_mount_are_found() {
+    let machine = FakeMachine {
+        busy_port: true,
+        ..FakeMachine::new()
+    };
+    fs::remove_file(machine.host.paths.pve(".vmlist")).unwrap();
+    let found = local(&machine.host, &machine, &mut links(&[(0, ADDRESS)]));
+    let all = texts(&found).join("\n");
+    assert!(all.contains("uses UDP 10.77.0.2:5405"), "{all}");
+    assert!(all.contains("systemctl start pve-cluster"), "{all}");
+    // Without the mount nobody knows of guests: that can not be overridden.
+    assert!(found.settle(true, &|_| ()).is_err());
+}
+
+#[test]
+fn a_cluster_without_quorum_takes_nobody() {
+    let found = ask(
+        &Facts {
+            quorate: Some(false),
+            ..facts()
+        },
+        &plan(),
+    );
+    only(&found, "has no quorum");
+    assert_eq!(found.settle(true, &|_| ()).unwrap_err().code(), 3);
+    let alone = Facts {
+        cluster: None,
+        ..facts()
+    };
+    only(&ask(&alone, &plan()), "'pvecm create NAME'");
+}
+
+#[test]
+fn names_numbers_and_addresses_are_unique() {
+    let mut taken = facts();
+    taken.nodes.push(Known {
+        name: "n2".to_owned(),
+        id: Some(2),
+        online: Some(false),
+        ..Known::default()
+    });
+    let found = ask(&taken, &plan());
+    only(&found, "can't add existing node 'n2'");
+    assert!(found.faults[0].can_force);
+    taken.nodes[1].online = Some(true);
+    assert!(!ask(&taken, &plan()).faults[0].can_force);
+
+    let mut wanted = plan();
+    wanted.request.id = Some(1);
+    only(
+        &ask(&facts(), &wanted),
+        "node id 1 is that of node 'n1': choose another one, 2 is free",
+    );
+
+    let mut same = facts();
+    same.nodes[0].addresses = BTreeMap::from([(0, ADDRESS.to_owned())]);
+    only(
+        &ask(&same, &plan()),
+        "already used on link ring0_addr by node 'n1'",
+    );
+}
+
+#[test]
+fn links_are_those_of_the_cluster() {
+    let mut two = facts();
+    two.links = vec![0, 1];
+    two.nodes[0].addresses.insert(1, "10.77.1.1".to_owned());
+    only(&ask(&two, &plan()), "give --link0 --link1");
+    let mut one = plan();
+    one.request.links = links(&[(0, ADDRESS)]);
+    only(&ask(&two, &one), "give --link1");
+    let mut more = plan();
+    more.request.links = links(&[(0, ADDRESS), (3, "10.77.3.2")]);
+    only(&ask(&facts(), &more), "leave out --link3");
+    let mut other = plan();
+    other.request.links = links(&[(0, "fd00::2")]);
+    only(&ask(&facts(), &other), "both must be IPv4");
+}
+
+#[test]
+fn clocks_devices_and_ways_are_looked_at() {
+    let late = Facts {
+        ahead: Some(-5),
+        ..facts()
+    };
+    let found = ask(&late, &plan());
+    assert!(found.faults.is_empty());
+    assert!(found.warnings[0].contains("5 s behind"), "{found:?}");
+    let early = Facts {
+        ahead: Some(3600),
+        ..facts()
+    };
+    only(&ask(&early, &plan()), "3600 s ahead of");
+    let device = Facts {
+        has_device: true,
+        ..facts()
+    };
+    only(&ask(&device, &plan()), "pvecm qdevice remove");
+
+    let mut machine = FakeMachine {
+        reach: Reach::NoWay("no route to host".to_owned()),
+        ..FakeMachine::new()
+    };
+    let found = cluster("n1", &facts(), &plan(), &machine);
+    only(
+        &found,
+        "no way from 10.77.0.2 to node 'n1' at 10.77.0.1: no route to host",
+    );
+    machine.reach = Reach::Silent;
+    let found = cluster("n1", &facts(), &plan(), &machine);
+    assert!(
+        found.faults.is_empty() && found.warnings[0].contains("UDP port 5405"),
+        "{found:?}"
+    );
+    // A node that is off need not answer.
+    let mut off = facts();
+    off.nodes[0].online = Some(false);
+    assert_eq!(cluster("n1", &off, &plan(), &machine), Faults::default());
+}
+
+#[test]
+fn nobody_stands_in_what_is_going_to_be_exchanged() {
+    let machine = FakeMachine::new();
+    let host = &machine.host;
+    assert_eq!(
+        check_working_directory(host, &host.paths.at("root")),
+        Ok(())
+    );
+    for inside in ["", "priv/lock"] {
+        let refused = check_working_directory(host, &host.paths.pve(inside));
+        assert_eq!(refused.unwrap_err().code(), 2);
+    }
+}

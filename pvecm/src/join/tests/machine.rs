@@ -1,0 +1,263 @@
+//! A machine below a temporary directory: its services change files as the real ones do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::Path;
+
+use super::ADDRESS;
+use crate::conf::ClusterConf;
+use crate::failure::{Failure, Outcome};
+use crate::host::{Host, Paths};
+use crate::join::machine::{Machine, Step};
+use crate::join::reach::Reach;
+
+/// What happens at a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    Never,
+    /// The step fails.
+    Fails(Step),
+    /// The process is killed.
+    Killed(Step),
+    /// It is killed before the n-th call of the service manager, or right after it.
+    KilledAround(usize, bool),
+}
+
+pub struct FakeMachine {
+    pub host: Host,
+    pub said: RefCell<Vec<String>>,
+    pub calls: RefCell<Vec<String>>,
+    pub votes: RefCell<Vec<(u32, u32)>>,
+    pub break_at: Break,
+    pub interrupted: Cell<bool>,
+    pub interrupt_at: Option<Step>,
+    pub comes_up: bool,
+    pub starts: bool,
+    pub messaging: bool,
+    pub busy_port: bool,
+    pub reach: Reach,
+    pub _directory: tempfile::TempDir,
+}
+
+pub const KEYS: &str = "ssh-ed25519 AAAA admin\n";
+
+impl FakeMachine {
+    pub fn new() -> Self {
+        // Each step waits for the disk, and there are many.
+        let memory = Path::new("/dev/shm");
+        let directory = if memory.is_dir() {
+            tempfile::tempdir_in(memory).unwrap()
+        } else {
+            tempfile::tempdir().unwrap()
+        };
+        let paths = Paths::below(directory.path());
+        for path in [
+            "etc/pve/priv",
+            "etc/ssh",
+            "root/.ssh",
+            "var/lib/pve-cluster",
+            "var/lock",
+        ] {
+            fs::create_dir_all(paths.at(path)).unwrap();
+        }
+        fs::write(paths.pve(".vmlist"), r#"{"version":1,"ids":{}}"#).unwrap();
+        fs::write(paths.pve(".members"), r#"{"nodename":"n2","version":1}"#).unwrap();
+        fs::write(paths.pve("storage.cfg"), "dir: local\n").unwrap();
+        fs::write(paths.pve("priv/authorized_keys"), KEYS).unwrap();
+        symlink("nodes/n2", paths.pve("local")).unwrap();
+        symlink(
+            "/etc/pve/priv/authorized_keys",
+            paths.ssh("authorized_keys"),
+        )
+        .unwrap();
+        fs::write(paths.at("etc/ssh/sshd_config"), "PermitRootLogin no\n").unwrap();
+        let database = rusqlite::Connection::open(paths.database("config.db")).unwrap();
+        database
+            .execute_batch(
+                "CREATE TABLE tree (inode INTEGER, data BLOB); INSERT INTO tree VALUES (7, X'00');",
+            )
+            .unwrap();
+        Self {
+            host: Host {
+                paths,
+                name: "n2".parse().unwrap(),
+            },
+            said: RefCell::default(),
+            calls: RefCell::default(),
+            votes: RefCell::default(),
+            break_at: Break::Never,
+            interrupted: Cell::new(false),
+            interrupt_at: None,
+            comes_up: true,
+            starts: true,
+            messaging: false,
+            busy_port: false,
+            reach: Reach::Answered,
+            _directory: directory,
+        }
+    }
+
+    pub fn said(&self) -> String {
+        self.said.borrow().join("\n")
+    }
+
+    /// Everything below the root: its kind, mode and content.
+    pub fn tree(&self) -> BTreeMap<String, (u32, Vec<u8>)> {
+        let mut tree = BTreeMap::new();
+        walk(&self.host.paths.at(""), &mut tree);
+        tree
+    }
+
+    fn is_mounted_for_cluster(&self) -> bool {
+        self.host.paths.at("etc/.pve-local").exists()
+    }
+
+    /// The cluster's files take the place of the node's.
+    fn mount(&self) -> std::io::Result<()> {
+        let paths = &self.host.paths;
+        let conf = fs::read(paths.corosync("corosync.conf"))?;
+        fs::write(paths.database("config.db"), "the cluster's")?;
+        fs::write(paths.database("config.db-wal"), "the cluster's log")?;
+        fs::rename(paths.pve(""), paths.at("etc/.pve-local")).unwrap();
+        fs::create_dir_all(paths.pve("priv/lock")).unwrap();
+        if !self.comes_up {
+            return Ok(());
+        }
+        symlink("nodes/n2", paths.pve("local")).unwrap();
+        fs::write(paths.cluster_conf(), conf).unwrap();
+        let members = r#"{"nodename":"n2","version":9,"cluster":{"name":"lab","version":99,"nodes":2,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"},"n2":{"id":2,"online":1}}}"#;
+        fs::write(paths.pve(".members"), members)
+    }
+
+    fn unmount(&self) {
+        let paths = &self.host.paths;
+        if self.is_mounted_for_cluster() {
+            fs::remove_dir_all(paths.pve("")).unwrap();
+            fs::rename(paths.at("etc/.pve-local"), paths.pve("")).unwrap();
+        }
+    }
+}
+
+fn walk(directory: &Path, tree: &mut BTreeMap<String, (u32, Vec<u8>)>) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let found = path.symlink_metadata().unwrap();
+        let content = if found.is_symlink() {
+            fs::read_link(&path)
+                .unwrap()
+                .into_os_string()
+                .into_encoded_bytes()
+        } else if found.is_dir() {
+            walk(&path, tree);
+            Vec::new()
+        } else {
+            fs::read(&path).unwrap()
+        };
+        tree.insert(path.display().to_string(), (found.mode(), content));
+    }
+}
+
+/// Unwinds as far as a kill would end everything.
+struct Kill;
+
+fn kill() -> ! {
+    std::panic::resume_unwind(Box::new(Kill))
+}
+
+impl Machine for FakeMachine {
+    fn say(&self, line: &str) {
+        self.said.borrow_mut().push(line.to_owned());
+    }
+
+    fn reached(&self, step: Step) -> Outcome {
+        if self.interrupt_at == Some(step) {
+            self.interrupted.set(true);
+        }
+        match self.break_at {
+            Break::Fails(at) if at == step => Err(Failure::failed(format!("broken at {step:?}"))),
+            Break::Killed(at) if at == step => kill(),
+            _ if self.interrupted.get() => Err(crate::join::stop::interrupted()),
+            _ => Ok(()),
+        }
+    }
+
+    fn interrupted(&self) -> bool {
+        self.interrupted.get()
+    }
+
+    fn control(&self, verb: &str, units: &[&str]) -> Outcome {
+        let number = self.calls.borrow().len();
+        if self.break_at == Break::KilledAround(number, false) {
+            kill();
+        }
+        self.calls
+            .borrow_mut()
+            .push(format!("{verb} {}", units.join(" ")));
+        let is_file_system = units.contains(&"pve-cluster.service");
+        let has_conf = self.host.paths.corosync("corosync.conf").exists();
+        match verb {
+            "stop" if is_file_system => self.unmount(),
+            "start" if is_file_system && has_conf => {
+                if !self.starts {
+                    return Err(Failure::failed("job for corosync.service failed"));
+                }
+                let mounted = self.mount();
+                mounted.map_err(|error| Failure::failed(format!("pve-cluster: {error}")))?;
+            }
+            _ => {}
+        }
+        if self.break_at == Break::KilledAround(number, true) {
+            kill();
+        }
+        Ok(())
+    }
+
+    fn messaging_runs(&self) -> bool {
+        self.messaging
+    }
+
+    fn own_address(&self, _: &Host) -> Outcome<IpAddr> {
+        Ok(ADDRESS.parse().unwrap())
+    }
+
+    fn addresses(&self) -> Outcome<Vec<IpAddr>> {
+        Ok(vec![ADDRESS.parse().unwrap(), "127.0.0.1".parse().unwrap()])
+    }
+
+    fn is_free(&self, _: SocketAddr) -> bool {
+        !self.busy_port
+    }
+
+    fn reach(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Reach> {
+        vec![self.reach.clone(); pairs.len()]
+    }
+
+    fn diagnosis(&self, host: &Host, conf: &ClusterConf) -> Vec<String> {
+        crate::join::quorum::diagnosis(conf, host.name.as_str(), true, true, &[])
+    }
+
+    fn prepare_ssh(&self, host: &Host) -> Outcome {
+        fs::write(host.paths.ssh("id_rsa"), "new key").unwrap();
+        fs::set_permissions(host.paths.ssh("id_rsa"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(host.paths.ssh("id_rsa.pub"), "new public key").unwrap();
+        fs::write(
+            host.paths.at("etc/ssh/sshd_config"),
+            "PermitRootLogin yes\n",
+        )
+        .unwrap();
+        Ok(())
+    }
+
+    fn cluster_files(&self, _: &Host) -> Outcome {
+        self.say("generate new node certificate");
+        Ok(())
+    }
+
+    fn give_votes(&self, id: u32, votes: u32) -> Outcome {
+        self.votes.borrow_mut().push((id, votes));
+        Ok(())
+    }
+}
