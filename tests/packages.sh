@@ -71,6 +71,8 @@ prepare() {
     chroot "$dir/base" apt-get -q update >"$dir/apt.log"
     chroot "$dir/base" apt-get -q -y --no-install-recommends --download-only install pvecm \
         >>"$dir/apt.log" || { cat "$dir/apt.log"; exit 1; }
+    chroot "$dir/base" apt-get -q -y --no-install-recommends --download-only install corosync \
+        >>"$dir/apt.log" || { cat "$dir/apt.log"; exit 1; }
     umount "$dir/base/packages"
 }
 
@@ -87,7 +89,7 @@ password=correct-horse
 log() { echo "== $*"; }
 fail() {
     echo "FAILED: $*" >&2
-    for name in n1 n2; do
+    for name in n1 n2 n3; do
         if [ -e "$dir/$name/init" ]; then
             echo "-- $name" >&2
             on $name 'systemctl --no-pager --failed; journalctl --no-pager -n 40 -u pve-cluster \
@@ -139,7 +141,7 @@ make() { # NUMBER
     mount -t overlay -o "lowerdir=$dir/base,upperdir=$host/upper,workdir=$host/work" overlay "$host/root"
     root=$host/root
     echo "n$1" >"$root/etc/hostname"
-    printf '127.0.0.1 localhost\n%s.1 n1\n%s.2 n2\n' "$network" "$network" >"$root/etc/hosts"
+    printf "127.0.0.1 localhost\n$network.1 n1\n$network.2 n2\n$network.3 n3\n" >"$root/etc/hosts"
     printf '[Match]\nName=host0\n[Network]\nAddress=%s.%s/24\nLinkLocalAddressing=no\n' \
         "$network" "$1" >"$root/etc/systemd/network/10-host0.network"
     systemctl --quiet --root="$root" enable systemd-networkd 2>/dev/null
@@ -192,7 +194,7 @@ poweroff() { # NAME SECONDS
 }
 
 clean() {
-    for name in n1 n2; do
+    for name in n1 n2 n3; do
         if [ -e "$dir/$name/init" ]; then
             kill -KILL "$(cat "$dir/$name/init")" 2>/dev/null || true
             ended "$name" 20 || true
@@ -210,13 +212,13 @@ trap 'exit 1' INT TERM
 
 mounted='test "$(findmnt --noheadings --output FSTYPE /etc/pve)" = fuse'
 quorate='test "$(stat --format %a /etc/pve/local)" = 755'
-install='apt-get -q -o Dir::Etc::SourceList=/dev/null -o APT::Get::List-Cleanup=no update &&
-    apt-get -q -y --no-install-recommends install corosync-lite pmxcfs pvecm'
+update='apt-get -q -o Dir::Etc::SourceList=/dev/null -o APT::Get::List-Cleanup=no update'
+install="$update && apt-get -q -y --no-install-recommends install corosync-lite pmxcfs pvecm"
 
 ip link set lo up
 ip link add hosts type bridge
 ip link set hosts up
-for number in 1 2; do
+for number in 1 2 3; do
     rm -rf "${dir:?}/n$number"
     make "$number"
 done
@@ -318,6 +320,28 @@ check "packages install again" n1 "$install"
 await 60 "the cluster is back" n1 "$mounted && $quorate && sha256sum --check /root/sums"
 check "data of before are there" n1 'test "$(cat /etc/pve/y)" = again'
 check "nothing has failed" n1 'test -z "$(systemctl --failed --quiet --plain)"'
+
+log "Debian's Corosync on a host of its own"
+boot n3
+await 60 "n3 is up" n3 'systemctl is-active --quiet multi-user.target'
+check "Corosync installs" n3 'apt-get -q -y --no-install-recommends install corosync'
+check "its example is removed" n3 'systemctl stop corosync && rm /etc/corosync/corosync.conf'
+check "packages install without corosync-lite" n3 "$update"' && apt-get -q -y --no-install-recommends \
+    install pmxcfs pvecm && test ! -e /usr/bin/corosync-lite'
+check "the cluster is made" n3 'pvecm create other'
+await 30 "quorum of one" n3 "$quorate && pgrep -x corosync"
+check "corosync-lite installs beside it" n3 'apt-get -q -y --no-install-recommends install corosync-lite'
+check "Corosync stays in use" n3 'systemctl is-active corosync && pgrep -x corosync && \
+    ! systemctl is-active corosync-lite && ! systemctl is-enabled corosync-lite'
+check "corosync-lite takes its place" n3 'systemctl disable --now corosync && \
+    systemctl enable --now corosync-lite'
+await 30 "quorum of one" n3 "$quorate && pgrep -x corosync-lite && ! pgrep -x corosync"
+check "the name of Corosync means corosync-lite" n3 \
+    'test "$(systemctl show --property=Id --value corosync)" = corosync-lite.service'
+poweroff n3 60
+boot n3
+await 120 "n3 is up" n3 "systemctl is-active --quiet multi-user.target"
+check "corosync-lite runs after a start of the system" n3 "$quorate && pgrep -x corosync-lite && ! pgrep -x corosync"
 
 if [ -n "$shell" ]; then
     log "a shell on n1; all is taken away when it ends"
