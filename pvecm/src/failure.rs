@@ -24,6 +24,8 @@ pub mod code {
 pub struct Failure {
     code: u8,
     text: String,
+    /// What is wrong with each parameter or part, by its name.
+    fields: Vec<(String, String)>,
 }
 
 impl Failure {
@@ -51,7 +53,14 @@ impl Failure {
         Self {
             code,
             text: text.to_string(),
+            fields: Vec::new(),
         }
+    }
+
+    /// The same failure with a reason for each parameter or part that is wrong.
+    #[must_use]
+    pub fn with_fields(self, fields: Vec<(String, String)>) -> Self {
+        Self { fields, ..self }
     }
 
     /// The same failure with more words before its own.
@@ -63,6 +72,18 @@ impl Failure {
         }
     }
 
+    /// The text without its [`fields`](Self::fields).
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What is wrong with each parameter or part, by its name.
+    #[must_use]
+    pub fn fields(&self) -> &[(String, String)] {
+        &self.fields
+    }
+
     /// Exit code of the command.
     #[must_use]
     pub fn code(&self) -> u8 {
@@ -72,7 +93,9 @@ impl Failure {
 
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.text)?;
+        let mut fields = self.fields.iter();
+        fields.try_for_each(|(name, reason)| write!(f, "\n{name}: {reason}"))
     }
 }
 

@@ -1,26 +1,31 @@
 //! The `pvecm` command.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use pvecm::cli::{self, Cli};
+use pvecm::cli;
 use pvecm::failure::code;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() {
-                code::USAGE
-            } else {
-                code::OK
-            };
+    let words = std::env::args_os().skip(1);
+    let words: Vec<String> = words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    let parsed = match cli::parse(&words) {
+        Ok(parsed) => parsed,
+        Err(stop) => {
             // Nobody reads it if it can not be written.
-            drop(error.print());
-            return code.into();
+            match stop.code {
+                code::OK => drop(std::io::stdout().write_all(stop.text.as_bytes())),
+                _ => eprint!("{}", stop.text),
+            }
+            return stop.code.into();
         }
     };
-    match cli::run(&cli) {
+    for warning in &parsed.warnings {
+        eprintln!("{warning}");
+    }
+    match cli::run(&parsed.cli) {
         Ok(()) => code::OK.into(),
         Err(failure) => {
             eprintln!("{failure}");

@@ -16,5 +16,6 @@ pub mod process;
 pub mod ringbench;
 pub mod ringsim;
 pub mod sample;
+pub mod services;
 pub mod sim;
 pub mod wait;

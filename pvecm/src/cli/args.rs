@@ -16,6 +16,7 @@ use crate::value::{ClusterName, Fingerprint, Link, NodeName};
     version,
     infer_subcommands = true,
     infer_long_args = true,
+    disable_help_subcommand = true,
     max_term_width = 100
 )]
 pub struct Cli {
@@ -220,6 +221,12 @@ pub struct Addnode {
     /// Version of the join interface that the new node speaks
     #[arg(long, default_value_t = 0)]
     pub apiversion: u32,
+    /// The node gets its votes when it says that it is there, and has none before
+    #[arg(long)]
+    pub probation: bool,
+    /// Give the node these votes once it is there
+    #[arg(long, hide = true)]
+    pub settle: Option<u32>,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -233,6 +240,9 @@ pub struct Delnode {
     /// Also remove what the node leaves behind: keys, host keys, its directory if no guest is in it
     #[arg(long)]
     pub purge: bool,
+    /// Delete it although a check says no
+    #[arg(long)]
+    pub force: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,

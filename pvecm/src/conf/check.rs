@@ -211,7 +211,7 @@ impl ClusterConf {
                 _ => Err(JoinRefused::NameTaken(joiner.name.clone())),
             };
         }
-        if self.has_device() {
+        if self.has_device() && !joiner.force {
             return Err(JoinRefused::HasDevice);
         }
         let owner = |id: u32| others().find(|node| node.id == Some(id));

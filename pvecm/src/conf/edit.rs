@@ -191,6 +191,12 @@ impl ClusterConf {
         Ok(())
     }
 
+    /// Gives a text a version above that of another one, which it is to replace.
+    pub fn raise_above(&mut self, other: &Self) {
+        let next = self.version().max(other.version()).saturating_add(1);
+        self.set_version(next);
+    }
+
     /// Addresses of a joining node, as it is written into its entry.
     #[must_use]
     pub fn addresses(links: &BTreeMap<u8, Link>) -> BTreeMap<u8, String> {
@@ -231,7 +237,11 @@ impl ClusterConf {
     }
 
     fn raise_version(&mut self) {
-        let next = (self.version() + 1).to_string();
+        self.set_version(self.version().saturating_add(1));
+    }
+
+    fn set_version(&mut self, version: u64) {
+        let next = version.to_string();
         let root = self.document.root_mut();
         // The last one counts, so that is the one to be raised.
         match root

@@ -2,7 +2,8 @@
 
 use std::ffi::OsStr;
 use std::fmt;
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
 
 use crate::failure::{Failure, Outcome};
 
@@ -45,6 +46,26 @@ impl Program {
             "{self}: {}: {said}",
             output.status
         )))
+    }
+
+    /// Starts it; what it writes goes where this program's errors go.
+    ///
+    /// # Errors
+    /// When it can not be started.
+    pub fn spawn(mut self) -> Outcome<Child> {
+        let spawned = self.command.stdout(std::io::stderr()).spawn();
+        spawned.map_err(|error| Failure::failed(format!("{self}: {error}")))
+    }
+
+    /// Starts it for good: it goes on when this program has ended, and nobody sees what it writes.
+    ///
+    /// # Errors
+    /// When it can not be started.
+    pub fn detach(mut self) -> Outcome {
+        let silent = self.command.stdout(Stdio::null()).stderr(Stdio::null());
+        let spawned = silent.current_dir("/").process_group(0).spawn();
+        let spawned = spawned.map(drop);
+        spawned.map_err(|error| Failure::failed(format!("{self}: {error}")))
     }
 
     /// Runs it to its end; what it writes goes where this program's output goes.

@@ -7,6 +7,7 @@
 //! | [`lock`] | one change at a time |
 //! | [`ports`] | ports that programs of the node give out to each other |
 //! | [`pve`] | the cluster file system as its files show it |
+//! | [`ring`] | the messaging daemon as it runs |
 //! | [`command`], [`services`] | other programs, and what the service manager runs |
 //! | [`wait`] | conditions that nothing reports |
 
@@ -17,6 +18,7 @@ pub mod lock;
 mod paths;
 pub mod ports;
 pub mod pve;
+pub mod ring;
 pub mod services;
 pub mod wait;
 

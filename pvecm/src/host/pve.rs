@@ -129,6 +129,7 @@ pub struct Guest {
 pub fn guests(paths: &Paths) -> Outcome<BTreeMap<u32, Guest>> {
     #[derive(Deserialize)]
     struct List {
+        #[serde(default)]
         ids: BTreeMap<u32, Guest>,
     }
     let path = paths.pve(".vmlist");

@@ -10,6 +10,16 @@ mod serve_admit;
 pub mod token;
 pub mod updatecerts;
 pub mod wait_quorum;
+pub mod addnode;
+pub mod change;
+pub mod create;
+pub mod delnode;
+mod diff;
+pub mod keygen;
+pub mod leave;
+pub mod leftovers;
+pub mod link;
+pub mod prepare;
 
 use crate::failure::{Failure, Outcome};
 

@@ -1,0 +1,181 @@
+use super::*;
+use crate::value::Link;
+
+fn parsed(line: &str) -> Result<Parsed, Stop> {
+    let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    parse(&words)
+}
+
+fn command(line: &str) -> Command {
+    match parsed(line) {
+        Ok(parsed) => parsed.cli.command,
+        Err(stop) => panic!("{line}: {}", stop.text),
+    }
+}
+
+fn refused(line: &str) -> String {
+    let stop = parsed(line).unwrap_err();
+    assert_eq!(stop.code, code::USAGE, "{}", stop.text);
+    stop.text
+}
+
+fn added(line: &str) -> Add {
+    match command(line) {
+        Command::Add(add) => add,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_definition_is_sound() {
+    use clap::CommandFactory as _;
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn options_are_spelt_in_many_ways() {
+    let link: Link = "10.0.0.1".parse().unwrap();
+    for line in [
+        "add h --link0 10.0.0.1 --votes 2",
+        "add h -link0 10.0.0.1 -votes=2",
+        "add --link0=10.0.0.1 --vo 2 h",
+        "add h --votes 3 -v 2 --link0 address=10.0.0.1",
+        "add h --ring0_addr 10.0.0.1 --votes 2",
+        "add h -ring0_addr=10.0.0.1 --votes 2",
+    ] {
+        let add = added(line);
+        assert_eq!(add.links.given(), [(0, link.clone())].into(), "{line}");
+        assert_eq!(add.votes, Some(2), "{line}");
+        assert_eq!(add.hostname.as_deref(), Some("h"), "{line}");
+    }
+    let prioritized = added("add h -link3 10.0.0.1,priority=20");
+    assert_eq!(prioritized.links.given()[&3].priority, Some(20));
+}
+
+#[test]
+fn booleans_may_have_a_value() {
+    for (words, on) in [
+        ("", false),
+        ("--force", true),
+        ("--force 1", true),
+        ("--force=on", true),
+        ("-force YES", true),
+        ("--forc true", true),
+        ("--force 0", false),
+        ("--force=Off", false),
+        ("--force no", false),
+        ("--force --force false", false),
+        ("--force 0 --force 1", true),
+        ("--force --use_ssh", true),
+    ] {
+        assert_eq!(added(&format!("add {words} h")).force, on, "{words}");
+    }
+    let text = refused("add h --force=perhaps");
+    assert!(text.contains("400 unable to parse option"), "{text}");
+}
+
+#[test]
+fn old_options_are_taken_with_a_warning() {
+    let line = "create c --bindnet0_addr 10.0.0.0 --ring0_addr 10.0.0.1 -rrp_mode passive \
+                --bindnet1_addr=10.1.0.0 --ring1_addr 10.1.0.1";
+    let parsed = parsed(line).unwrap();
+    assert_eq!(parsed.warnings.len(), 5, "{:?}", parsed.warnings);
+    let Command::Create(create) = parsed.cli.command else {
+        panic!("another command");
+    };
+    assert_eq!(create.links.given().len(), 2);
+    // Only those commands that had them.
+    let text = refused("delnode n --ring0_addr 10.0.0.1");
+    assert!(text.starts_with("Unknown option: ring0_addr\n400 unable to parse option\n"));
+}
+
+#[test]
+fn commands_may_be_shortened() {
+    for (short, long) in [
+        ("stat", "Status"),
+        ("s", "Status"),
+        ("del n2", "Delnode"),
+        ("n", "Nodes"),
+        ("ap", "Apiver"),
+        ("cr c", "Create"),
+        ("add h", "Add("),
+        ("addn h", "Addnode"),
+        ("lea", "Leave"),
+        ("next", "Nextid"),
+    ] {
+        let shown = format!("{:?}", command(short));
+        assert!(shown.starts_with(long), "{short}: {shown}");
+    }
+    for unknown in ["foo", "a", "x"] {
+        let text = refused(unknown);
+        let first = format!("ERROR: unknown command 'pvecm {unknown}'\nUSAGE: pvecm <COMMAND>");
+        assert!(text.starts_with(&first), "{text}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_as_the_original_tells_them() {
+    let all = "400 Parameter verification failed.\n";
+    let text = refused("addnode n_1");
+    assert!(text.starts_with(&format!("{all}node: ")), "{text}");
+    assert!(
+        text.ends_with("\npvecm addnode <node> [OPTIONS]\n"),
+        "{text}"
+    );
+    let text = refused("create c --votes 0 --nodeid x --link0 10.0.0.1,priority=300");
+    for part in [all, "\nvotes: ", "\nnodeid: ", "\nlink0: priority '300'"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert_eq!(text.lines().count(), 5, "{text}");
+    assert_eq!(
+        refused("addnode"),
+        "400 not enough arguments\npvecm addnode <node> [OPTIONS]\n"
+    );
+    assert!(refused("addnode a b").starts_with("400 too many arguments\n"));
+    assert!(refused("apiver x").starts_with("400 too many arguments\npvecm apiver \n"));
+    let unknown = refused("addnode a --colour red");
+    assert!(unknown.starts_with("Unknown option: colour\n400 unable to parse option\n"));
+    let ambiguous = refused("addnode a --link 10.0.0.1");
+    assert!(ambiguous.starts_with("Option link is ambiguous (link0, link1"));
+    let missing = refused("addnode a --votes");
+    assert!(missing.starts_with("Option votes requires an argument\n400 unable"));
+    assert!(refused("").starts_with("ERROR: no command specified\nUSAGE: "));
+    assert!(refused("link").starts_with("ERROR: incomplete command 'pvecm link'\n"));
+}
+
+#[test]
+fn help_needs_nothing() {
+    for line in [
+        "help",
+        "--help",
+        "-h",
+        "help --verbose",
+        "help create",
+        "help cre -v",
+    ] {
+        let stop = parsed(line).unwrap_err();
+        assert_eq!(stop.code, code::OK, "{line}");
+        assert!(stop.text.contains("create"), "{line}: {}", stop.text);
+    }
+    let list = parsed("help").unwrap_err().text;
+    for line in [
+        "USAGE: pvecm <COMMAND> [ARGS] [OPTIONS]\n",
+        "\n       pvecm addnode <node> [OPTIONS]\n       pvecm apiver \n",
+        "\n       pvecm create <clustername> [OPTIONS]\n",
+        "\n       pvecm keygen <filename>\n       pvecm mtunnel [<extra-args>] [OPTIONS]\n",
+        "\n       pvecm updatecerts  [OPTIONS]\n",
+        "\n       pvecm help [<extra-args>] [OPTIONS]\n",
+    ] {
+        assert!(list.contains(line), "{line}: {list}");
+    }
+    assert!(refused("help foo").starts_with("ERROR: unknown command 'pvecm foo'\n"));
+}
+
+#[test]
+fn words_after_two_dashes_are_left_alone() {
+    let Command::Mtunnel(tunnel) = command("mtunnel --run-command 1 -- cat --force -x") else {
+        panic!("another command");
+    };
+    assert!(tunnel.run_command);
+    assert_eq!(tunnel.extra_args, ["cat", "--force", "-x"]);
+}

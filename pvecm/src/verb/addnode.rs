@@ -1,0 +1,246 @@
+//! A node is entered into the cluster, on a member, for the node that joins.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::change::{self, need_root, show_plan};
+use super::create::write_conf;
+use super::{prepare, show};
+use crate::cli::Addnode;
+use crate::conf::{self, Admission, ClusterConf, Joiner, Resolve};
+use crate::failure::{Failure, Outcome};
+use crate::host::command::program;
+use crate::host::{Host, files, pve, resolve, ring, wait};
+use crate::value::NodeName;
+
+/// A node that was let in is there within this time, also when somebody copies files by hand.
+const ARRIVAL: Duration = Duration::from_secs(900);
+
+/// What the joining node gets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// The key of the messaging daemon.
+    pub authkey: Vec<u8>,
+    /// The configuration with the new node in it.
+    pub conf: String,
+    /// What works, but asks for trouble.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admitted")
+            .field("conf", &self.conf)
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The system's resolver.
+pub(super) struct System;
+
+impl Resolve for System {
+    fn resolve(&self, name: &str) -> Vec<IpAddr> {
+        resolve(name).unwrap_or_default()
+    }
+}
+
+/// Enters a node, as the command does it.
+///
+/// # Errors
+/// When it is not let in.
+pub fn run(host: &Host, args: &Addnode) -> Outcome {
+    need_root()?;
+    if let Some(votes) = args.settle {
+        return settle(host, &args.node, votes);
+    }
+    if args.dry_run {
+        pve::need_quorum(&host.paths)?;
+        let decision = decide(host, args)?;
+        let text = String::from_utf8_lossy(&decision.text).into_owned();
+        return show_plan(&[
+            format!("make the directories of node '{}'", args.node),
+            format!("write '{}':\n{text}", host.paths.cluster_conf().display()),
+        ]);
+    }
+    let admitted = admit(host, args)?;
+    for warning in &admitted.warnings {
+        eprintln!("{warning}");
+    }
+    Ok(())
+}
+
+/// Enters a node, and returns what it needs to join.
+///
+/// # Errors
+/// When it is not let in: nothing is changed then.
+pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
+    pve::need_quorum(&host.paths)?;
+    let _node_lock = change::begin(host)?;
+    let _conf_lock = change::lock_conf(host)?;
+    let mut decision = decide(host, args)?;
+    let key = host.paths.corosync("authkey");
+    let authkey = files::read(&key)?.ok_or_else(|| {
+        Failure::refused(format!(
+            "'{}' is not there: without it no node can join",
+            key.display()
+        ))
+    })?;
+    if decision.admission.replaces {
+        show(&format!(
+            "forcing overwrite of configured node '{}'\n",
+            args.node
+        ))?;
+    }
+    prepare::node(host, args.node.as_str())?;
+    if let Err(failure) = prepare::merge_keys(host) {
+        decision
+            .warnings
+            .push(format!("failed to merge SSH keys: {failure}"));
+    }
+    write_conf(host, &decision.text)?;
+    if decision.is_watched {
+        settle_later(&args.node, decision.admission.votes.max(1))?;
+    }
+    Ok(Admitted {
+        authkey,
+        conf: String::from_utf8_lossy(&decision.text).into_owned(),
+        warnings: decision.warnings,
+    })
+}
+
+/// Gives a node its vote once it is there; takes it out again if it does not come.
+///
+/// # Errors
+/// When the configuration can not be written.
+pub fn settle(host: &Host, name: &NodeName, votes: u32) -> Outcome {
+    let id = read_conf(host)?
+        .node(name.as_str())
+        .and_then(|node| node.id);
+    let Some(id) = id else { return Ok(()) };
+    // Its daemons are to have settled, too, before the quorum depends on them.
+    let there = || {
+        let members = pve::members(&host.paths).ok()?.nodelist;
+        let online = members.get(name.as_str()).is_some_and(|it| it.online == 1);
+        (online && ring::is_joined(id).unwrap_or(false)).then_some(())
+    };
+    let came = wait::until(ARRIVAL, there).is_some();
+    let _node_lock = change::begin(host)?;
+    let _conf_lock = change::lock_conf(host)?;
+    let mut conf = read_conf(host)?;
+    let is_held = conf.node(name.as_str()).is_some_and(|node| node.votes == 0);
+    if !is_held {
+        return Ok(());
+    }
+    let edited = if came {
+        // The ring counts them before the configuration expects them.
+        ring::give_votes(id, votes)?;
+        conf.set_votes(name.as_str(), votes)
+    } else {
+        conf.remove_node(name.as_str())
+    };
+    edited.map_err(Failure::refused)?;
+    write_conf(host, &conf.text())
+}
+
+/// Starts [`settle`] as a process of its own: whoever asked does not wait for it.
+fn settle_later(name: &NodeName, votes: u32) -> Outcome {
+    let own = std::env::current_exe();
+    let own = own.map_err(|error| Failure::failed(format!("no path of this program: {error}")))?;
+    let votes = votes.to_string();
+    let args = ["addnode", name.as_str(), "--settle", &votes];
+    program(&own.to_string_lossy(), args).detach()
+}
+
+/// What becomes of a request.
+struct Decision {
+    admission: Admission,
+    /// Its vote has to wait until it is there, and it does not know that.
+    is_watched: bool,
+    text: Vec<u8>,
+    warnings: Vec<String>,
+}
+
+fn decide(host: &Host, args: &Addnode) -> Outcome<Decision> {
+    let mut conf = read_conf(host)?;
+    let fault = conf::verify(&conf, &System);
+    if !fault.errors.is_empty() {
+        return Err(invalid(&fault.errors, &fault.warnings));
+    }
+    let mut warnings = fault.warnings;
+    let links = resolved(&conf, ClusterConf::addresses(&args.links.given()))?;
+    let present = ring::present(&conf)?;
+    let joiner = Joiner {
+        name: args.node.clone(),
+        id: args.nodeid,
+        votes: args.votes,
+        links,
+        fallback: args.new_node_ip,
+        api_version: args.apiversion,
+        force: args.force,
+    };
+    if conf.has_device() && args.force {
+        let text = "warning: the cluster has a QDevice; remove it and set it up again, or its votes are wrong";
+        warnings.push(text.to_owned());
+    }
+    let admission = conf.admit(&joiner).map_err(Failure::refused)?;
+    conf.put_node(&args.node, admission.id, admission.votes, &admission.links);
+    // The others must be able to go on while it has not come yet.
+    let expected: u32 = conf.nodes().iter().map(|node| node.votes).sum();
+    let there = present
+        .iter()
+        .filter(|node| node.name != args.node.as_str());
+    let held = there.map(|node| node.votes).sum::<u32>() <= expected / 2;
+    if held || args.probation {
+        conf.set_probation(args.node.as_str());
+    }
+    Ok(Decision {
+        is_watched: held && !args.probation,
+        admission,
+        text: conf.text(),
+        warnings,
+    })
+}
+
+/// The cluster's configuration.
+///
+/// # Errors
+/// When this node is in no cluster, or the text can not be used.
+pub(super) fn read_conf(host: &Host) -> Outcome<ClusterConf> {
+    let path = host.paths.cluster_conf();
+    let Some(text) = files::read(&path)? else {
+        return Err(invalid(&["no nodes found".to_owned()], &[]));
+    };
+    ClusterConf::parse(&text)
+        .map_err(|error| Failure::refused(format!("can not use '{}': {error}", path.display())))
+}
+
+fn invalid(errors: &[String], warnings: &[String]) -> Failure {
+    let name = |kind: &str, list: &[String]| -> Vec<(String, String)> {
+        let numbered = list.iter().enumerate();
+        numbered
+            .map(|(number, text)| (format!("{kind}{number}"), text.clone()))
+            .collect()
+    };
+    let mut fields = name("error", errors);
+    fields.extend(name("warning", warnings));
+    Failure::refused("invalid corosync.conf").with_fields(fields)
+}
+
+/// Addresses with host names replaced by what they stand for: the nodes may not resolve them alike.
+pub(super) fn resolved(
+    conf: &ClusterConf,
+    links: BTreeMap<u8, String>,
+) -> Outcome<BTreeMap<u8, String>> {
+    let resolve_one = |(link, address): (u8, String)| {
+        let found = System.resolve(&address);
+        let found = conf.ip_version().choose(&found).ok_or_else(|| {
+            Failure::refused(format!(
+                "link{link}: '{address}' does not resolve on this node: give an IP address"
+            ))
+        })?;
+        Ok((link, found.to_string()))
+    };
+    links.into_iter().map(resolve_one).collect()
+}

@@ -1,0 +1,105 @@
+//! What the commands that change something have in common.
+//!
+//! Invariant: one change runs on a node at a time, and it begins with nothing of an earlier one that
+//! was broken off.
+
+use nix::unistd::geteuid;
+
+use super::show;
+use crate::failure::{Failure, Outcome};
+use crate::host::Host;
+use crate::host::lock::{ClusterLock, NodeLock};
+use crate::host::pve;
+use crate::transaction::{self, Transaction};
+
+/// The lock of the cluster's configuration, by its name among the locks.
+const CONF_LOCK: &str = "file-corosync_conf";
+
+/// Stops a command that only root can do.
+///
+/// # Errors
+/// When somebody else runs it.
+pub fn need_root() -> Outcome {
+    if geteuid().is_root() {
+        Ok(())
+    } else {
+        Err(Failure::refused("please run as root"))
+    }
+}
+
+/// Takes this node's lock, and puts back what a command that was killed has left.
+///
+/// # Errors
+/// When another command runs, or something can not be put back.
+pub fn begin(host: &Host) -> Outcome<NodeLock> {
+    let lock = NodeLock::take(&host.paths.at("var/lock/pvecm.lock"))?;
+    let Some(recovered) = transaction::recover(&undo_directory(host))? else {
+        return Ok(lock);
+    };
+    let command = &recovered.command;
+    if recovered.failures.is_empty() {
+        eprintln!("'{command}' was broken off earlier; what it had changed was put back");
+        return Ok(lock);
+    }
+    Err(Failure::failed(format!(
+        "'{command}' was broken off earlier, and not all of it could be put back: {}; copies of what was \
+         there before are in '{}', remove that directory when all is well",
+        recovered.failures.join("; "),
+        undo_directory(host).display()
+    )))
+}
+
+/// Takes the lock of the cluster's configuration where there are nodes to lock out.
+///
+/// # Errors
+/// When a change of the configuration is going on elsewhere.
+pub fn lock_conf(host: &Host) -> Outcome<Option<ClusterLock>> {
+    let others = pve::members(&host.paths)?.nodelist.len() > 1;
+    let locks = host.paths.pve("priv/lock");
+    others
+        .then(|| ClusterLock::take(&locks, CONF_LOCK))
+        .transpose()
+}
+
+/// Does `work`; when it fails, puts back what it has changed.
+///
+/// # Errors
+/// What `work` says, and what could not be put back.
+pub fn undone_on_failure<T>(
+    host: &Host,
+    command: &str,
+    work: impl FnOnce(&mut Transaction) -> Outcome<T>,
+) -> Outcome<T> {
+    let mut transaction = Transaction::begin(&undo_directory(host), command)?;
+    match work(&mut transaction) {
+        Ok(result) => transaction.keep().map(|()| result),
+        Err(failure) => {
+            eprintln!("{failure}");
+            eprintln!("putting back what was changed");
+            let left = transaction.put_back();
+            Err(if left.is_empty() {
+                Failure::failed(format!("'{command}' failed; this node is as it was before"))
+            } else {
+                Failure::failed(format!(
+                    "'{command}' failed, and not all of it could be put back: {}; copies of what was \
+                     there before are in '{}'",
+                    left.join("; "),
+                    undo_directory(host).display()
+                ))
+            })
+        }
+    }
+}
+
+/// Shows what would be done, a step a line.
+///
+/// # Errors
+/// When nobody reads it.
+pub fn show_plan(steps: &[String]) -> Outcome {
+    let lines: Vec<String> = steps.iter().map(|step| format!("would {step}\n")).collect();
+    show(&lines.concat())
+}
+
+fn undo_directory(host: &Host) -> std::path::PathBuf {
+    host.paths.database("pvecm-undo")
+}

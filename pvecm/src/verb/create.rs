@@ -1,0 +1,202 @@
+//! A new cluster, with this node as its first.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use corosync_lite::config::IpVersion;
+
+use super::change::{self, need_root, show_plan, undone_on_failure};
+use super::{prepare, show};
+use crate::cli::Create;
+use crate::conf::{self, FirstNode};
+use crate::failure::{Failure, Outcome};
+use crate::host::files::{self, KEY, PUBLIC, failed};
+use crate::host::pve::{self, State};
+use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
+use crate::host::{Host, local_addresses, resolve, ring, wait};
+use crate::transaction::Transaction;
+use crate::value::Link;
+
+/// A cluster of one node takes changes within this time.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The database, and what its library keeps beside it.
+pub(super) const DATABASE: [&str; 3] = ["config.db", "config.db-wal", "config.db-shm"];
+
+/// Makes a cluster.
+///
+/// # Errors
+/// When a check says no, or a step fails; this node is then as it was before.
+pub fn run(host: &Host, args: &Create) -> Outcome {
+    need_root()?;
+    let text = check(host, args)?;
+    if args.dry_run {
+        return show_plan(&plan(host, &text));
+    }
+    let _lock = change::begin(host)?;
+    // Another command may have been faster.
+    check(host, args)?;
+    let command = format!("pvecm create {}", args.clustername);
+    undone_on_failure(host, &command, |transaction| make(host, &text, transaction))
+}
+
+/// Checks everything that can be checked before something changes, and returns the configuration.
+fn check(host: &Host, args: &Create) -> Outcome<String> {
+    pve::need_mount(&host.paths)?;
+    let conf = host.paths.cluster_conf();
+    if conf.exists() {
+        return Err(Failure::refused(format!(
+            "cluster config '{}' already exists",
+            conf.display()
+        )));
+    }
+    if ring::is_running() {
+        return Err(Failure::refused(
+            "corosync is already running, is this node already in a cluster?! If not, end it with \
+             'systemctl stop corosync'",
+        ));
+    }
+    pve::need_quorum(&host.paths)?;
+    let own = host.address()?;
+    let mut links = args.links.given();
+    if links.is_empty() {
+        let address = own.to_string();
+        links.insert(
+            0,
+            Link {
+                address,
+                priority: None,
+            },
+        );
+    }
+    let local = local_addresses();
+    let local = local.map_err(|error| Failure::failed(format!("no list of addresses: {error}")))?;
+    let links = own_links(links, &local)?;
+    let node = FirstNode {
+        name: host.name.clone(),
+        id: args.nodeid,
+        votes: args.votes,
+        links,
+    };
+    Ok(conf::create(
+        &args.clustername,
+        &node,
+        args.token_coefficient,
+    ))
+}
+
+/// Links of this node: addresses that it has, host names replaced by what they stand for.
+fn own_links(links: BTreeMap<u8, Link>, local: &[IpAddr]) -> Outcome<BTreeMap<u8, Link>> {
+    let mut faults = Vec::new();
+    let mut seen: BTreeMap<IpAddr, u8> = BTreeMap::new();
+    let mut resolved = BTreeMap::new();
+    for (number, link) in links {
+        let found = resolve(&link.address).unwrap_or_default();
+        let Some(ip) = IpVersion::V4Then6.choose(&found) else {
+            faults.push(format!("link{number}: '{}' does not resolve", link.address));
+            continue;
+        };
+        if !local.contains(&ip) {
+            faults.push(format!(
+                "link{number}: cannot use IP '{ip}', not found on local node!"
+            ));
+        }
+        if let Some(other) = seen.insert(ip, number) {
+            faults.push(format!("link{number}: '{ip}' is that of link{other} too"));
+        }
+        let address = ip.to_string();
+        resolved.insert(number, Link { address, ..link });
+    }
+    if faults.is_empty() {
+        Ok(resolved)
+    } else {
+        Err(Failure::refused(faults.join("\n")))
+    }
+}
+
+fn make(host: &Host, text: &str, transaction: &mut Transaction) -> Outcome {
+    let paths = &host.paths;
+    // What the steps below write into the cluster file system goes with its database.
+    transaction.services(Verb::Stop, &[FILE_SYSTEM], Verb::Start)?;
+    for file in DATABASE {
+        transaction.save(&paths.database(file))?;
+    }
+    transaction.services(Verb::Start, &[FILE_SYSTEM], Verb::Stop)?;
+    wait_for_writable(host)?;
+    prepare::local(host, transaction)?;
+    let key = paths.corosync("authkey");
+    if !key.exists() {
+        files::make_directory(&paths.corosync(""))?;
+        transaction.save(&key)?;
+        super::keygen::write(&key)?;
+    }
+    protect(&key)?;
+    let conf = paths.cluster_conf();
+    show(&format!("Writing corosync config to {}\n", conf.display()))?;
+    // The file system of a node that is alone does not write this one.
+    transaction.replace(&paths.corosync("corosync.conf"), text.as_bytes(), PUBLIC)?;
+    write_conf(host, text.as_bytes())?;
+    prepare::cluster(host)?;
+    show("Restart corosync and cluster filesystem\n")?;
+    transaction.services(Verb::Restart, &[MESSAGING, FILE_SYSTEM], Verb::Stop)?;
+    wait_for_writable(host)?;
+    match pve::members(paths)?.cluster {
+        Some(cluster) if cluster.quorate == 1 => Ok(()),
+        _ => Err(Failure::failed(
+            "the cluster file system runs, but not in the new cluster: see 'journalctl -u pve-cluster'",
+        )),
+    }
+}
+
+/// Writes the cluster's configuration, as administrators are told to: beside, then renamed.
+///
+/// # Errors
+/// When the cluster file system refuses it.
+pub fn write_conf(host: &Host, text: &[u8]) -> Outcome {
+    let (conf, new) = (
+        host.paths.cluster_conf(),
+        host.paths.pve("corosync.conf.new"),
+    );
+    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &conf));
+    written.map_err(|error| {
+        drop(std::fs::remove_file(&new));
+        failed("write", &conf, &error)
+    })
+}
+
+/// Waits until the cluster file system takes changes.
+///
+/// # Errors
+/// When it does not in time.
+pub(super) fn wait_for_writable(host: &Host) -> Outcome {
+    let writable = || (pve::state(&host.paths) == State::Writable).then_some(());
+    wait::until(PATIENCE, writable).ok_or_else(|| {
+        Failure::failed(format!(
+            "the cluster file system takes no changes after {} seconds: see 'journalctl -u corosync -u \
+             pve-cluster'",
+            PATIENCE.as_secs()
+        ))
+    })
+}
+
+fn protect(key: &std::path::Path) -> Outcome {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::Permissions::from_mode(KEY);
+    std::fs::set_permissions(key, mode).map_err(|error| failed("protect", key, &error))
+}
+
+fn plan(host: &Host, text: &str) -> Vec<String> {
+    let paths = &host.paths;
+    let mut steps = vec!["prepare SSH, certificates and keys of this node".to_owned()];
+    let key = paths.corosync("authkey");
+    if !key.exists() {
+        steps.push(format!("make the key '{}'", key.display()));
+    }
+    steps.push(format!(
+        "write '{}' and '{}':\n{text}",
+        paths.cluster_conf().display(),
+        paths.corosync("corosync.conf").display()
+    ));
+    steps.push(format!("restart {MESSAGING} and {FILE_SYSTEM}"));
+    steps
+}

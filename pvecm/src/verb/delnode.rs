@@ -1,0 +1,172 @@
+//! A node is taken out of the cluster, whether it lives or not.
+//!
+//! The configuration comes first, the messaging daemon of the node after it: when the write fails
+//! nothing has happened, while a node that was killed first would still be expected to vote, and a
+//! cluster of two would lose the quorum that the write needs. A node that lives gets the new
+//! configuration like all others, so that its daemon does not start with the old one again.
+
+use std::time::Duration;
+
+use super::addnode::read_conf;
+use super::change::{self, need_root, show_plan};
+use super::create::write_conf;
+use super::leftovers::Leftovers;
+use super::show;
+use crate::cli::Delnode;
+use crate::conf::{ClusterConf, NodeEntry};
+use crate::failure::{Failure, Outcome};
+use crate::host::{Host, pve, ring, wait};
+
+/// A node that was put out of the ring is gone within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What was done, and what is left of the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// What was done, a line each.
+    pub done: Vec<String>,
+    /// What the user has to know or do, a line each.
+    pub remains: Vec<String>,
+}
+
+/// Takes a node out, as the command does it.
+///
+/// # Errors
+/// When it is not known or is this one, when there is no quorum, or a step fails.
+pub fn run(host: &Host, args: &Delnode) -> Outcome {
+    need_root()?;
+    if args.dry_run {
+        return show_plan(&plan(host, args)?);
+    }
+    let removed = remove(host, args)?;
+    for line in &removed.done {
+        show(&format!("{line}\n"))?;
+    }
+    for line in &removed.remains {
+        eprintln!("{line}");
+    }
+    Ok(())
+}
+
+/// Takes a node out.
+///
+/// # Errors
+/// When it is not known or is this one, when there is no quorum, or a step fails.
+pub fn remove(host: &Host, args: &Delnode) -> Outcome<Removed> {
+    refuse_self(host, args)?;
+    pve::need_quorum(&host.paths)?;
+    let _node_lock = change::begin(host)?;
+    let _conf_lock = change::lock_conf(host)?;
+    let (mut conf, node) = check(host, args)?;
+    let others = conf.nodes();
+    conf.remove_node(&node.name).map_err(Failure::refused)?;
+    write_conf(host, &conf.text())?;
+    let mut removed = Removed::default();
+    let name = &node.name;
+    removed
+        .done
+        .push(format!("node '{name}' is out of the configuration"));
+    match put_out(&conf, &node, &others) {
+        Ok(lines) => removed.done.extend(lines),
+        Err(failure) => removed.remains.push(format!(
+            "{failure}; stop corosync on '{name}' before it is used again"
+        )),
+    }
+    let purged = if args.purge {
+        Leftovers::find(host, name).and_then(|leftovers| leftovers.purge(host))
+    } else {
+        Ok(Vec::new())
+    };
+    // The node is out already; what is left of it is another matter.
+    match purged.and_then(|done| Ok((done, Leftovers::find(host, name)?))) {
+        Ok((done, left)) => {
+            removed.done.extend(done);
+            removed.remains.extend(left.lines());
+        }
+        Err(failure) => removed.remains.push(failure.to_string()),
+    }
+    Ok(removed)
+}
+
+fn refuse_self(host: &Host, args: &Delnode) -> Outcome {
+    if args.node == host.name {
+        return Err(Failure::refused(
+            "Cannot delete myself from cluster! Use 'pvecm leave' here, or 'pvecm delnode' on another \
+             node",
+        ));
+    }
+    Ok(())
+}
+
+fn check(host: &Host, args: &Delnode) -> Outcome<(ClusterConf, NodeEntry)> {
+    let conf = read_conf(host)?;
+    let name = args.node.as_str();
+    let node = conf.node(name).ok_or_else(|| {
+        Failure::refused(format!(
+            "Node/IP: {name} is not a known host of the cluster."
+        ))
+    })?;
+    if conf.has_device() && !args.force {
+        return Err(Failure::refused(
+            "the cluster has a QDevice, whose votes would be wrong: remove it, delete the node, and set \
+             it up again, or use --force",
+        ));
+    }
+    Ok((conf, node))
+}
+
+/// Ends the messaging daemon of a node that is in the configuration no more, if it runs.
+fn put_out(conf: &ClusterConf, node: &NodeEntry, before: &[NodeEntry]) -> Outcome<Vec<String>> {
+    let Some(id) = node.id else {
+        return Ok(Vec::new());
+    };
+    let joined = || ring::is_joined(id).map(|joined| joined.then_some(()));
+    if joined()?.is_none() {
+        return Ok(Vec::new());
+    }
+    let shares = before
+        .iter()
+        .find(|other| other.name != node.name && other.id == Some(id));
+    if let Some(other) = shares {
+        return Err(Failure::failed(format!(
+            "node id {id} is that of '{}' too, so nothing was put out of the ring",
+            other.name
+        )));
+    }
+    // Its vote may be needed until all have the new configuration, which does not count it.
+    let expected: u32 = before.iter().map(|node| node.votes).sum();
+    let others = ring::present(conf)?;
+    let present: u32 = others.iter().map(|node| node.votes).sum();
+    if present <= expected / 2 {
+        ring::await_version(conf.version(), PATIENCE)?;
+    }
+    ring::kill(id)?;
+    let gone = || (!ring::is_joined(id).unwrap_or(true)).then_some(());
+    wait::until(PATIENCE, gone)
+        .ok_or_else(|| Failure::failed(format!("node {id} is still in the ring of this node")))?;
+    Ok(vec![format!("Killing node {id}")])
+}
+
+fn plan(host: &Host, args: &Delnode) -> Outcome<Vec<String>> {
+    refuse_self(host, args)?;
+    pve::need_quorum(&host.paths)?;
+    let (mut conf, node) = check(host, args)?;
+    conf.remove_node(&node.name).map_err(Failure::refused)?;
+    let text = String::from_utf8_lossy(&conf.text()).into_owned();
+    let mut steps = vec![format!(
+        "write '{}':\n{text}",
+        host.paths.cluster_conf().display()
+    )];
+    if let Some(id) = node.id {
+        steps.push(format!("put node {id} out of the ring, if it is in it"));
+    }
+    let leftovers = Leftovers::find(host, &node.name)?;
+    let verb = if args.purge { "remove" } else { "leave" };
+    steps.extend(
+        leftovers
+            .lines()
+            .iter()
+            .map(|line| format!("{verb}: {line}")),
+    );
+    Ok(steps)
+}

@@ -1,0 +1,304 @@
+//! This node is separated from its cluster without being installed again.
+//!
+//! First the others take it out of their configuration, as long as all of them still have quorum;
+//! then this node forgets the cluster, or is put back as it was if that does not succeed.
+
+use std::fs;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::change::{self, need_root, show_plan, undone_on_failure};
+use super::create::{DATABASE, wait_for_writable};
+use super::{prepare, show};
+use crate::cli::Leave;
+use crate::conf::{ClusterConf, NodeEntry};
+use crate::failure::{Failure, Outcome};
+use crate::host::command::program;
+use crate::host::files::{self, SECRET, failed};
+use crate::host::pve::{self, State};
+use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
+use crate::host::{Host, calendar, ring, wait};
+use crate::transaction::Transaction;
+
+/// The cluster file system mounts, and goes, within this time.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Separates this node, as the command does it.
+///
+/// # Errors
+/// When it is in no cluster, the user does not want it, or a step fails; this node is then as it was
+/// before.
+pub fn run(host: &Host, args: &Leave) -> Outcome {
+    need_root()?;
+    let farewell = Farewell::look(host)?;
+    if args.dry_run {
+        return show_plan(&farewell.plan(host));
+    }
+    for line in farewell.consequences(host.name.as_str()) {
+        eprintln!("{line}");
+    }
+    if !args.yes {
+        ask()?;
+    }
+    let _lock = change::begin(host)?;
+    let is_out = farewell.say(host)?;
+    let work = |transaction: &mut Transaction| separate(host, transaction);
+    let backup = undone_on_failure(host, "pvecm leave", work)?;
+    show(&format!(
+        "this node is in no cluster any more; the database of before is in '{}'\n",
+        backup.display()
+    ))?;
+    if !is_out {
+        eprintln!(
+            "the other nodes still expect this one: run 'pvecm delnode {}' on one of them (if they have \
+             no quorum, 'pvecm expected VOTES' first)",
+            host.name
+        );
+    }
+    Ok(())
+}
+
+/// What leaving means for this node and the others.
+struct Farewell {
+    conf: ClusterConf,
+    /// Nodes that are in the ring, without this one.
+    others: Vec<NodeEntry>,
+    quorate: bool,
+    /// Guests of this node.
+    guests: Vec<u32>,
+}
+
+impl Farewell {
+    fn look(host: &Host) -> Outcome<Self> {
+        let in_tree = files::read(&host.paths.cluster_conf())?;
+        let text = match in_tree {
+            Some(text) => Some(text),
+            None => files::read(&host.paths.corosync("corosync.conf"))?,
+        };
+        let text = text.ok_or_else(|| Failure::refused("this node is in no cluster"))?;
+        let conf = ClusterConf::parse(&text)
+            .map_err(|error| Failure::refused(format!("can not use corosync.conf: {error}")))?;
+        let own = host.name.as_str();
+        let joined = |node: &NodeEntry| {
+            let id = node.id.filter(|_| node.name != own);
+            id.is_some_and(|id| ring::is_joined(id).unwrap_or(false))
+        };
+        let mut others = conf.nodes();
+        others.retain(joined);
+        let guests = match pve::state(&host.paths) {
+            State::Unmounted => Vec::new(),
+            _ => pve::guests(&host.paths)?
+                .into_iter()
+                .filter(|(_, guest)| guest.node == own)
+                .map(|(id, _)| id)
+                .collect(),
+        };
+        Ok(Self {
+            others,
+            quorate: pve::state(&host.paths) == State::Writable,
+            guests,
+            conf,
+        })
+    }
+
+    /// What the user has to know before.
+    fn consequences(&self, own: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        let names: Vec<&str> = self.others.iter().map(|node| node.name.as_str()).collect();
+        if names.is_empty() {
+            lines.push("no other node is in reach".to_owned());
+        } else {
+            lines.push(format!(
+                "nodes that stay in the cluster: {}",
+                names.join(", ")
+            ));
+        }
+        if !self.quorate {
+            lines.push(
+                "the cluster has no quorum here, so the other nodes can not be told".to_owned(),
+            );
+        }
+        let stay = self
+            .conf
+            .nodes()
+            .into_iter()
+            .filter(|node| node.name != own);
+        let expected: u32 = stay.map(|node| node.votes).sum();
+        let present: u32 = self.others.iter().map(|node| node.votes).sum();
+        if expected > 0 && present <= expected / 2 {
+            lines.push(format!(
+                "the nodes that stay will have no quorum: {present} of {expected} votes are there"
+            ));
+        }
+        if !self.guests.is_empty() {
+            let ids: Vec<String> = self.guests.iter().map(u32::to_string).collect();
+            lines.push(format!(
+                "guests of this node stay on it: {}; the cluster must not use their numbers and disks \
+                 again: separate shared storage first",
+                ids.join(", ")
+            ));
+        }
+        lines
+    }
+
+    fn plan(&self, host: &Host) -> Vec<String> {
+        let mut steps = Vec::new();
+        if let Some(other) = self.others.first().filter(|_| self.quorate) {
+            steps.push(format!(
+                "have '{}' run 'pvecm delnode {}'",
+                other.name, host.name
+            ));
+        }
+        steps.push(format!("stop {MESSAGING} and {FILE_SYSTEM}"));
+        steps.push("keep a copy of the database".to_owned());
+        steps.push(
+            "remove corosync.conf, other nodes' directories and keys from the tree".to_owned(),
+        );
+        steps.push(format!(
+            "remove the files in '{}' and '{}'",
+            host.paths.corosync("").display(),
+            host.paths.at("var/lib/corosync").display()
+        ));
+        steps.push(format!("start {FILE_SYSTEM}, alone"));
+        steps
+    }
+
+    /// Has another node take this one out. Whether that is done.
+    fn say(&self, host: &Host) -> Outcome<bool> {
+        if !self.quorate {
+            return Ok(false);
+        }
+        let members = pve::members(&host.paths)?.nodelist;
+        for other in &self.others {
+            let name = &other.name;
+            let address = members.get(name).and_then(|member| member.ip);
+            let Some(address) = address else { continue };
+            let command = format!("pvecm delnode {} --purge", host.name);
+            match prepare::run_on(host, name, address, &command) {
+                Ok(said) => {
+                    show(&said)?;
+                    return Ok(true);
+                }
+                Err(failure) => eprintln!("{failure}"),
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn ask() -> Outcome {
+    let input = std::io::stdin();
+    if !input.is_terminal() {
+        return Err(Failure::refused(
+            "nobody is there to be asked: use --yes if this node is to leave its cluster",
+        ));
+    }
+    eprint!("Separate this node from its cluster (yes/no)? ");
+    drop(std::io::stderr().flush());
+    let mut answer = String::new();
+    let read = input.lock().read_line(&mut answer);
+    read.map_err(|error| Failure::failed(format!("can not read the answer: {error}")))?;
+    match answer.trim() {
+        "yes" => Ok(()),
+        _ => Err(Failure::refused("nothing was changed")),
+    }
+}
+
+/// Forgets the cluster. Returns where the database of before is.
+fn separate(host: &Host, transaction: &mut Transaction) -> Outcome<PathBuf> {
+    let paths = &host.paths;
+    transaction.services(Verb::Stop, &[FILE_SYSTEM, MESSAGING], Verb::Start)?;
+    for file in DATABASE {
+        transaction.save(&paths.database(file))?;
+    }
+    let backup = keep_database(host)?;
+    for directory in [paths.corosync(""), paths.at("var/lib/corosync")] {
+        for file in plain_files(&directory)? {
+            transaction.remove(&file)?;
+        }
+    }
+    in_local_mode(host, || forget_cluster(host))?;
+    transaction.services(Verb::Start, &[FILE_SYSTEM], Verb::Stop)?;
+    wait_for_writable(host)?;
+    Ok(backup)
+}
+
+/// Copies the database, which nobody uses now.
+fn keep_database(host: &Host) -> Outcome<PathBuf> {
+    let directory = host.paths.database("backup");
+    files::make_directory(&directory)?;
+    let time = calendar().as_secs();
+    for file in DATABASE {
+        if let Some(content) = files::read(&host.paths.database(file))? {
+            let name = file.replace("config.db", &format!("config-{time}.db"));
+            files::replace(&directory.join(name), &content, SECRET)?;
+        }
+    }
+    Ok(directory.join(format!("config-{time}.db")))
+}
+
+fn plain_files(directory: &std::path::Path) -> Outcome<Vec<PathBuf>> {
+    if !directory.exists() {
+        return Ok(Vec::new());
+    }
+    let listed = fs::read_dir(directory).map_err(|error| failed("list", directory, &error))?;
+    let mut found = Vec::new();
+    for entry in listed {
+        let path = entry
+            .map_err(|error| failed("list", directory, &error))?
+            .path();
+        if path.is_file() {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// Does `work` while the cluster file system serves this node alone, whatever its tree says.
+fn in_local_mode(host: &Host, work: impl FnOnce() -> Outcome) -> Outcome {
+    // It ends with this process, however that ends.
+    let args = ["--pdeathsig", "TERM", "pmxcfs", "-l", "-f"];
+    let mut local = program("setpriv", args).spawn()?;
+    let done = wait_for_writable(host).and_then(|()| work());
+    let ended = end(&mut local);
+    done.and(ended)
+}
+
+fn end(local: &mut Child) -> Outcome {
+    let unable = |what: &str| Failure::failed(format!("'pmxcfs -l' can not be ended: {what}"));
+    let pid = i32::try_from(local.id()).map_err(|error| unable(&error.to_string()))?;
+    // If it has ended by itself, the wait tells.
+    kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
+    let ended = wait::until(PATIENCE, || local.try_wait().ok().flatten());
+    let status = ended.ok_or_else(|| unable("it goes on"))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Failure::failed(format!(
+            "'pmxcfs -l' failed: {status}: see 'journalctl -t pmxcfs'"
+        )))
+    }
+}
+
+/// Takes the cluster out of the tree.
+fn forget_cluster(host: &Host) -> Outcome {
+    files::remove(&host.paths.cluster_conf())?;
+    let nodes = host.paths.pve("nodes");
+    let listed = fs::read_dir(&nodes).map_err(|error| failed("list", &nodes, &error))?;
+    for entry in listed {
+        let entry = entry.map_err(|error| failed("list", &nodes, &error))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == host.name.as_str() {
+            continue;
+        }
+        let path = entry.path();
+        fs::remove_dir_all(&path).map_err(|error| failed("remove", &path, &error))?;
+        prepare::forget(host, &name)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Links of the running cluster are added, removed, moved and weighed.
+//!
+//! Each change is written as a new version, and watched until every node that is there has taken it
+//! and is reached on all of its links. When that does not happen in time, the old configuration is
+//! written again as a still newer version.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::addnode::{System, read_conf, resolved};
+use super::change::{self, need_root};
+use super::create::write_conf;
+use super::diff::diff;
+use super::show;
+use crate::cli::{LinkAction, LinkChange};
+use crate::conf::{self, ClusterConf, NodeEntry};
+use crate::failure::{Failure, Outcome};
+use crate::host::{Host, local_addresses, pve, ring, wait};
+use crate::value::is_address;
+
+/// Nodes take a version within this time. Two of them and the way back have to be done before the
+/// cluster's lock frees itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Changes links, as the command does it.
+///
+/// # Errors
+/// When a check says no, or the nodes do not take the change; the old one is then in force again.
+pub fn run(host: &Host, args: &LinkChange) -> Outcome {
+    need_root()?;
+    pve::need_quorum(&host.paths)?;
+    if args.dry_run {
+        let conf = read_conf(host)?;
+        return show_steps(&conf, &steps(host, &conf, &args.action)?);
+    }
+    let _node_lock = change::begin(host)?;
+    let _conf_lock = change::lock_conf(host)?;
+    let conf = read_conf(host)?;
+    let steps = steps(host, &conf, &args.action)?;
+    show_steps(&conf, &steps)?;
+    let there = ring::present(&conf)?;
+    for step in &steps {
+        if let Err(failure) = take(host, step, &there) {
+            return Err(go_back(host, &conf, step, &there, &failure));
+        }
+    }
+    for node in conf.nodes().iter().filter(|node| !there.contains(node)) {
+        eprintln!(
+            "node '{}' is not there; it takes the change when it is back",
+            node.name
+        );
+    }
+    Ok(())
+}
+
+/// The configurations that lead to what is wanted, one after the other.
+fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<ClusterConf>> {
+    let fault = conf::verify(conf, &System);
+    if !fault.errors.is_empty() {
+        return Err(Failure::refused(format!(
+            "the configuration in force has faults, mend them first: {}",
+            fault.errors.join("; ")
+        )));
+    }
+    let mut new = conf.clone();
+    let mut steps = Vec::new();
+    match action {
+        LinkAction::Add {
+            number,
+            addresses,
+            priority,
+        } => {
+            let addresses = by_node(host, conf, addresses)?;
+            let added = new.add_link(*number, &addresses, *priority);
+            added.map_err(Failure::refused)?;
+        }
+        LinkAction::Remove { number } => new.remove_link(*number).map_err(Failure::refused)?,
+        LinkAction::SetPriority { number, priority } => {
+            let set = new.set_priority(*number, *priority);
+            set.map_err(Failure::refused)?;
+        }
+        LinkAction::SetAddress {
+            number,
+            node,
+            address,
+        } => {
+            let address = new_address(host, conf, node.as_str(), address)?;
+            let set = new.set_address(node.as_str(), *number, &address);
+            set.map_err(Failure::refused)?;
+            // A link can not be moved while it is in use: it is taken away and comes back.
+            let mut without = conf.clone();
+            without.remove_link(*number).map_err(|_| {
+                Failure::refused(format!(
+                    "link {number} is the only one, and is in use: add another one first with 'pvecm \
+                     link add', or stop corosync on all nodes to change it"
+                ))
+            })?;
+            new.raise_above(&without);
+            steps.push(without);
+        }
+    }
+    let fault = conf::verify(&new, &System);
+    if !fault.errors.is_empty() {
+        return Err(Failure::refused(fault.errors.join("\n")));
+    }
+    steps.push(new);
+    Ok(steps)
+}
+
+/// Reads `NODE=ADDRESS` for each node.
+fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMap<String, String>> {
+    let mut addresses = BTreeMap::new();
+    for text in given {
+        let (node, address) = text.split_once('=').ok_or_else(|| {
+            Failure::usage(format!(
+                "'{text}' is not known: use NODE=ADDRESS for each node"
+            ))
+        })?;
+        let address = new_address(host, conf, node, address)?;
+        if let Some((other, _)) = addresses.iter().find(|(_, used)| **used == address) {
+            return Err(Failure::refused(format!(
+                "'{address}' can not be that of both '{other}' and '{node}'"
+            )));
+        }
+        if addresses.insert(node.to_owned(), address).is_some() {
+            return Err(Failure::usage(format!("node '{node}' is given twice")));
+        }
+    }
+    Ok(addresses)
+}
+
+/// An address that a node may get: resolved, nobody else's, and its own where that can be seen.
+fn new_address(host: &Host, conf: &ClusterConf, node: &str, address: &str) -> Outcome<String> {
+    if !is_address(address) {
+        return Err(Failure::usage(format!(
+            "'{address}' is neither an IP address nor a host name"
+        )));
+    }
+    let one = resolved(conf, [(0, address.to_owned())].into())?;
+    let address = one.into_values().next().unwrap_or_default();
+    for other in conf.nodes() {
+        let used = other.addresses.iter().find(|(_, used)| **used == address);
+        if let Some((link, _)) = used {
+            return Err(Failure::refused(format!(
+                "'{address}' is used already on link {link} by node '{}'",
+                other.name
+            )));
+        }
+    }
+    let local = local_addresses();
+    let local = local.map_err(|error| Failure::failed(format!("no list of addresses: {error}")))?;
+    let is_local = address.parse().is_ok_and(|ip| local.contains(&ip));
+    let is_own = node == host.name.as_str();
+    match (is_own, is_local) {
+        (true, false) => Err(Failure::refused(format!(
+            "'{address}' is not an address of this node: give it to an interface first"
+        ))),
+        (false, true) => Err(Failure::refused(format!(
+            "'{address}' is an address of this node, and can not be that of '{node}'"
+        ))),
+        _ => Ok(address),
+    }
+}
+
+fn show_steps(conf: &ClusterConf, steps: &[ClusterConf]) -> Outcome {
+    let mut before = conf.text();
+    for step in steps {
+        let after = step.text();
+        show(&format!(
+            "version {}:\n{}",
+            step.version(),
+            diff(&before, &after)
+        ))?;
+        before = after;
+    }
+    Ok(())
+}
+
+/// Writes a configuration and watches the nodes take it.
+fn take(host: &Host, step: &ClusterConf, there: &[NodeEntry]) -> Outcome {
+    write_conf(host, &step.text())?;
+    let mut missing = Vec::new();
+    let taken = wait::until(PATIENCE, || {
+        missing = not_taken(step, there).unwrap_or_else(|failure| vec![failure.to_string()]);
+        missing.is_empty().then_some(())
+    });
+    taken.ok_or_else(|| Failure::failed(missing.join("\n")))
+}
+
+/// What is not yet as the configuration says.
+fn not_taken(step: &ClusterConf, there: &[NodeEntry]) -> Outcome<Vec<String>> {
+    let ids: Vec<u32> = there.iter().filter_map(|node| node.id).collect();
+    let versions = ring::versions(&ids)?;
+    let own = ring::own_id()?;
+    let mut missing = Vec::new();
+    for (node, id) in there.iter().zip(&ids) {
+        let name = &node.name;
+        match versions.get(id) {
+            None => missing.push(format!("node '{name}' is in the ring no more")),
+            Some(version) if *version < step.version() => missing.push(format!(
+                "node '{name}' has version {version}, not {}",
+                step.version()
+            )),
+            Some(_) if *id == own => {}
+            Some(_) => {
+                let there = step.node(name).unwrap_or_else(|| node.clone());
+                let addresses = resolved(step, there.addresses)?;
+                let down = ring::links_down(*id, &addresses)?;
+                missing.extend(
+                    down.into_iter()
+                        .map(|link| format!("node '{name}' is not reached on link {link}")),
+                );
+            }
+        }
+    }
+    Ok(missing)
+}
+
+/// Writes the old configuration again, as the newest version.
+fn go_back(
+    host: &Host,
+    old: &ClusterConf,
+    step: &ClusterConf,
+    there: &[NodeEntry],
+    failure: &Failure,
+) -> Failure {
+    eprintln!("{failure}");
+    eprintln!("not all nodes have taken the change; going back to the old configuration");
+    let mut back = old.clone();
+    back.raise_above(step);
+    let restored = take(host, &back, there);
+    match restored {
+        Ok(()) => Failure::failed(format!(
+            "the change was taken back; version {} is as version {} was",
+            back.version(),
+            old.version()
+        )),
+        Err(failure) => Failure::failed(format!(
+            "the change was to be taken back with version {}, but not all nodes have that: {failure}; \
+             see 'pvecm status' and 'journalctl -u corosync' there",
+            back.version()
+        )),
+    }
+}

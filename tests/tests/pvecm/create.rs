@@ -1,0 +1,76 @@
+//! A cluster is made.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+
+use tests::corosync::QuorumState;
+use tests::services::Messaging::{Corosync, Lite};
+
+use crate::support::fresh;
+
+#[test]
+fn a_cluster_of_one_is_made_on_either_messaging_daemon() {
+    let Some(nodes) = fresh(&[Corosync, Lite]) else {
+        return;
+    };
+    for id in [1, 2] {
+        let host = nodes.host(id);
+        let args = format!(
+            "create lab{id} --link0 {} --link1 n{id}-1,priority=7",
+            host.address(0)
+        );
+        let plan = nodes.pvecm(id, &format!("{args} --dry-run")).unwrap();
+        assert!(plan.contains("would write"), "{plan}");
+        assert!(!nodes.path(id, "corosync.conf").exists());
+
+        nodes.pvecm(id, &args).unwrap();
+        nodes.await_online(&[id]).unwrap();
+        let state = QuorumState::of(host).unwrap();
+        assert!(state.quorate && state.votes == 1, "{state:?}");
+        let conf = fs::read_to_string(nodes.path(id, "corosync.conf")).unwrap();
+        let address = format!("ring1_addr: {}\n", host.address(1));
+        assert!(conf.contains(&address), "{conf}");
+        assert!(conf.contains("knet_link_priority: 7\n"), "{conf}");
+        let on_host = fs::read_to_string(host.path("/etc/corosync/corosync.conf")).unwrap();
+        assert_eq!(on_host, conf);
+        let key = fs::metadata(host.path("/etc/corosync/authkey")).unwrap();
+        assert_eq!((key.mode() & 0o7777, key.len()), (0o400, 256));
+        assert!(!host.path("/var/lib/pve-cluster/pvecm-undo").exists());
+
+        let again = nodes.try_pvecm(id, &args).unwrap();
+        assert_eq!(again.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&again.stderr).into_owned();
+        assert!(said.contains("corosync.conf' already exists"), "{said}");
+    }
+}
+
+#[test]
+fn a_cluster_that_does_not_come_up_leaves_the_node_as_it_was() {
+    let Some(nodes) = fresh(&[Corosync]) else {
+        return;
+    };
+    let broken =
+        "ConditionPathExists=/etc/corosync/corosync.conf\nType=notify\nExecStart=/bin/false\n";
+    nodes.install_unit(1, "corosync", broken).unwrap();
+    fs::write(nodes.path(1, "storage.cfg"), "dir: local\n").unwrap();
+    let failed = nodes.try_pvecm(1, "create lab").unwrap();
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(said.contains("this node is as it was before"), "{said}");
+    nodes.await_writable(1, true).unwrap();
+    assert!(!nodes.path(1, "corosync.conf").exists());
+    assert!(!nodes.host(1).path("/etc/corosync/authkey").exists());
+    assert!(!nodes.host(1).path("/etc/corosync/corosync.conf").exists());
+    let kept = fs::read_to_string(nodes.path(1, "storage.cfg")).unwrap();
+    assert_eq!(kept, "dir: local\n");
+}
+
+#[test]
+fn addresses_that_the_node_does_not_have_are_refused() {
+    let Some(nodes) = fresh(&[Lite]) else { return };
+    let refused = nodes.try_pvecm(1, "create lab --link0 10.77.0.2").unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("not found on local node!"), "{said}");
+    assert!(!nodes.path(1, "corosync.conf").exists());
+}

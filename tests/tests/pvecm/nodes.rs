@@ -1,0 +1,170 @@
+//! Nodes come and go.
+
+use std::fs;
+
+use tests::cluster::SYNC_DEADLINE;
+use tests::corosync::QuorumState;
+use tests::services::Messaging::{Corosync, Lite};
+use tests::services::PveLab;
+use tests::wait::eventually;
+
+use crate::support::{await_text, cluster, fails, fresh, join, link_args};
+
+const CONF: &str = "/etc/corosync/corosync.conf";
+
+fn votes(nodes: &PveLab, id: usize, votes: usize) {
+    eventually(SYNC_DEADLINE, &format!("{votes} votes on n{id}"), || {
+        QuorumState::of(nodes.host(id)).is_ok_and(|it| it.quorate && it.votes == votes)
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_second_node_does_not_take_the_quorum_before_it_is_there() {
+    for daemons in [[Corosync, Lite], [Lite, Corosync]] {
+        let Some(nodes) = fresh(&daemons) else {
+            return;
+        };
+        nodes.pvecm(1, "create lab").unwrap();
+        let args = link_args(&nodes, 2, 1);
+        nodes
+            .pvecm(1, &format!("addnode n2 {args} --apiversion 1"))
+            .unwrap();
+        await_text(&nodes, &[1], CONF, "quorum_votes: 0");
+        let reloaded = || {
+            let key = "corosync-cmapctl -g totem.config_version";
+            let text = nodes.host(1).sh_ok(key).unwrap_or_default();
+            text.trim().ends_with("= 2")
+        };
+        eventually(SYNC_DEADLINE, "version 2 in force", reloaded).unwrap();
+        fs::write(nodes.path(1, "while-waiting"), "1").unwrap();
+        votes(&nodes, 1, 1);
+        // It comes; what was entered by the command above is what it gets.
+        let said = fails(&nodes, 1, &format!("addnode n2 {args}"), 2);
+        assert!(said.contains("can't add existing node 'n2'"), "{said}");
+        nodes.pvecm(1, "delnode n2").unwrap();
+        join(&nodes, 1, 2, 1);
+        nodes.await_online(&[1, 2]).unwrap();
+        for id in [1, 2] {
+            votes(&nodes, id, 2);
+        }
+        nodes.await_equal(&[1, 2]).unwrap();
+    }
+}
+
+#[test]
+fn requests_that_would_break_the_cluster_are_refused() {
+    let Some(nodes) = cluster(&[Lite, Corosync], 2) else {
+        return;
+    };
+    let before = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
+    let own = link_args(&nodes, 2, 2);
+    for (args, text) in [
+        (
+            "addnode n3 --link0 10.77.0.3",
+            "link 1 exists in cluster config",
+        ),
+        (
+            "addnode n3 --link0 10.77.0.1 --link1 10.78.0.3",
+            "already used on link ring0_addr by node 'n1'",
+        ),
+        (
+            "addnode n3 --link0 10.77.0.3 --link1 10.78.0.3 --link2 10.79.0.3",
+            "link 2 specified for new node doesn't exist",
+        ),
+        (
+            "addnode n3 --link0 10.77.0.3 --link1 10.78.0.3 --nodeid 2",
+            "node id 2 is that of node 'n2'",
+        ),
+        ("addnode n3 --new_node_ip 10.77.0.3", "multiple links found"),
+        ("addnode n3 --apiversion 1", "no links and no fallback ip"),
+        ("delnode n1", "Cannot delete myself from cluster!"),
+        ("delnode n9", "Node/IP: n9 is not a known host"),
+    ] {
+        let said = fails(&nodes, 1, args, 2);
+        assert!(said.contains(text), "{args}: {said}");
+    }
+    let said = fails(&nodes, 1, &format!("addnode n2 {own} --apiversion 1"), 2);
+    assert!(said.contains("can't add existing node 'n2'"), "{said}");
+    let after = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
+    assert_eq!(after, before);
+    // Without quorum nothing goes.
+    nodes.host(2).sh_ok("systemctl stop corosync").unwrap();
+    nodes.await_writable(1, false).unwrap();
+    let said = fails(&nodes, 1, "delnode n2", 3);
+    assert!(said.contains("cluster not ready - no quorum?"), "{said}");
+}
+
+#[test]
+fn the_last_partner_is_removed_alive_and_can_come_back() {
+    for daemons in [[Corosync, Lite], [Lite, Corosync]] {
+        let Some(nodes) = cluster(&daemons, 1) else {
+            return;
+        };
+        for name in ["pve-ssl.key", "lrm_status"] {
+            fs::write(nodes.path(1, format!("nodes/n2/{name}")), "x").unwrap();
+        }
+        fs::write(nodes.path(1, "storage.cfg"), "dir: a\n\tnodes n2,n1\n").unwrap();
+        let said = nodes.try_pvecm(1, "delnode n2 --purge").unwrap();
+        let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.status.success(), "{errors}");
+        assert!(errors.contains("storage.cfg:2: nodes n2,n1"), "{errors}");
+        nodes.await_online(&[1]).unwrap();
+        votes(&nodes, 1, 1);
+        assert!(!nodes.path(1, "nodes/n2").exists());
+        let text = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
+        assert!(!text.contains("n2"), "{text}");
+        fs::write(nodes.path(1, "after"), "1").unwrap();
+        // The one that was removed takes no part, also after a new start.
+        let restart = "systemctl restart corosync pve-cluster";
+        drop(nodes.host(2).sh(restart).unwrap());
+        nodes.await_writable(2, false).unwrap();
+        votes(&nodes, 1, 1);
+        // It is separated, and joins again under its name.
+        nodes.pvecm(2, "leave --yes").unwrap();
+        nodes.await_writable(2, true).unwrap();
+        assert!(!nodes.path(2, "corosync.conf").exists());
+        assert!(!nodes.path(2, "nodes/n1").exists());
+        assert!(!nodes.host(2).path("/etc/corosync/authkey").exists());
+        join(&nodes, 1, 2, 1);
+        nodes.await_online(&[1, 2]).unwrap();
+        nodes.await_equal(&[1, 2]).unwrap();
+        votes(&nodes, 2, 2);
+    }
+}
+
+#[test]
+fn a_node_that_can_not_leave_stays_as_it_was() {
+    let Some(nodes) = cluster(&[Lite, Corosync], 1) else {
+        return;
+    };
+    let said = fails(&nodes, 2, "leave", 2);
+    assert!(said.contains("--yes"), "{said}");
+    let plan = nodes.pvecm(2, "leave --dry-run").unwrap();
+    assert!(
+        plan.contains("would start pve-cluster.service, alone"),
+        "{plan}"
+    );
+    // Nobody is there to be asked for its removal, and its own part breaks off half-way.
+    let broken = "[Service]\nType=notify\nExecStart=/bin/false\n";
+    let unit = fs::read_to_string(
+        nodes
+            .host(2)
+            .path("/etc/systemd/system/pve-cluster.service"),
+    );
+    nodes.install_unit(2, "pve-cluster", broken).unwrap();
+    let said = fails(&nodes, 2, "leave --yes", 1);
+    assert!(
+        said.contains("could be put back") || said.contains("as it was"),
+        "{said}"
+    );
+    nodes
+        .install_unit(2, "pve-cluster", &unit.unwrap())
+        .unwrap();
+    nodes
+        .host(2)
+        .sh_ok("systemctl start pve-cluster corosync")
+        .unwrap();
+    nodes.await_online(&[1, 2]).unwrap();
+    nodes.await_equal(&[1, 2]).unwrap();
+}

@@ -1,0 +1,181 @@
+//! What the tests of this folder share.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tests::cluster::SYNC_DEADLINE;
+use tests::lab::{Requirement, available};
+use tests::load::Writer;
+use tests::services::{Messaging, PveLab};
+use tests::wait::{eventually, eventually_ok};
+
+/// What nodes need of the machine.
+const ALL: [Requirement; 4] = [
+    Requirement::Root,
+    Requirement::Fuse,
+    Requirement::Network,
+    Requirement::Corosync,
+];
+/// Files that a node takes from a member when it is joined by hand.
+const COPIED: [(&str, &str); 2] = [
+    ("/etc/corosync/authkey", "/etc/corosync/authkey"),
+    ("/etc/pve/corosync.conf", "/etc/corosync/corosync.conf"),
+];
+
+/// Nodes that are in no cluster yet, or `None` where this machine can not have them.
+pub(crate) fn fresh(messaging: &[Messaging]) -> Option<PveLab> {
+    available(&ALL).then(|| PveLab::new(messaging).unwrap())
+}
+
+/// Makes a cluster of these nodes, the first of them the creator.
+pub(crate) fn cluster(messaging: &[Messaging], links: usize) -> Option<PveLab> {
+    let nodes = fresh(messaging)?;
+    let args = link_args(&nodes, 1, links);
+    nodes.pvecm(1, &format!("create lab {args}")).unwrap();
+    nodes.await_online(&[1]).unwrap();
+    for id in 2..=messaging.len() {
+        join(&nodes, 1, id, links);
+        nodes.await_online(&(1..=id).collect::<Vec<_>>()).unwrap();
+    }
+    Some(nodes)
+}
+
+/// `--link0 ADDRESS` and so on for a node.
+pub(crate) fn link_args(nodes: &PveLab, id: usize, links: usize) -> String {
+    // A third link is on the cable of the second one.
+    let address = |link| match link {
+        0 | 1 => nodes.host(id).address(link),
+        _ => format!("10.{}.0.{id}", 77 + link),
+    };
+    let link = |link| format!("--link{link} {}", address(link));
+    (0..links).map(link).collect::<Vec<_>>().join(" ")
+}
+
+/// Joins a node by hand: it is entered on a member, and takes key and configuration from there.
+pub(crate) fn join(nodes: &PveLab, member: usize, new: usize, links: usize) {
+    let args = link_args(nodes, new, links);
+    nodes
+        .pvecm(member, &format!("addnode n{new} {args} --apiversion 1"))
+        .unwrap();
+    let host = nodes.host(new);
+    host.sh_ok("systemctl stop corosync pve-cluster").unwrap();
+    host.sh_ok("rm -f /var/lib/pve-cluster/config.db*").unwrap();
+    for (from, to) in COPIED {
+        let content = fs::read(nodes.host(member).path(from)).unwrap();
+        fs::write(host.path(to), content).unwrap();
+    }
+    host.sh_ok("systemctl start corosync pve-cluster").unwrap();
+}
+
+/// Waits until a file has a text in it on each of these nodes.
+pub(crate) fn await_text(nodes: &PveLab, ids: &[usize], path: &str, text: &str) {
+    for id in ids {
+        let what = format!("'{text}' in {path} of n{id}");
+        eventually_ok(SYNC_DEADLINE, &what, || {
+            let found = fs::read_to_string(nodes.host(*id).path(path))?;
+            anyhow::ensure!(found.contains(text), "{found}");
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// What a command wrote to its error output, that has to end with this code.
+pub(crate) fn fails(nodes: &PveLab, id: usize, args: &str, code: i32) -> String {
+    let output = nodes.try_pvecm(id, args).unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{args}: {said}");
+    said
+}
+
+/// One writer on each of these nodes, each in a directory of its own.
+pub(crate) struct Load {
+    writers: Vec<(usize, Writer)>,
+}
+
+impl Load {
+    pub(crate) fn new(nodes: &PveLab, ids: &[usize]) -> Self {
+        let writers = ids.iter().map(|id| {
+            let dir = nodes.path(*id, format!("load-{id}"));
+            fs::create_dir(&dir).unwrap();
+            (*id, Writer::new(dir, u64::try_from(*id).unwrap()))
+        });
+        Self {
+            writers: writers.collect(),
+        }
+    }
+
+    /// Lets the writers work while `disturb` does its part. What was acknowledged has to be there
+    /// afterwards on all nodes.
+    pub(crate) fn during(&mut self, disturb: impl FnOnce()) {
+        let progress = Progress::default();
+        thread::scope(|scope| {
+            for (_, writer) in &mut self.writers {
+                let progress = &progress;
+                scope.spawn(move || progress.write(writer));
+            }
+            // Also when it panics the writers have to end, or nobody would ever hear of it.
+            let _end = EndOnDrop(&progress);
+            progress.await_more(10);
+            disturb();
+            progress.await_more(10);
+        });
+    }
+
+    pub(crate) fn check(&mut self, nodes: &PveLab, ids: &[usize]) {
+        for (id, writer) in &mut self.writers {
+            for node in ids {
+                writer
+                    .check(&nodes.path(*node, format!("load-{id}")))
+                    .unwrap();
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    acknowledged: AtomicUsize,
+    end: AtomicBool,
+}
+
+impl Progress {
+    fn write(&self, writer: &mut Writer) {
+        let root = writer.dir().parent().unwrap().to_owned();
+        while !self.end.load(Ordering::Relaxed) {
+            if writer.step().is_ok() {
+                self.acknowledged.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let serves = || {
+                self.end.load(Ordering::Relaxed)
+                    || fs::symlink_metadata(root.join("local"))
+                        .is_ok_and(|it| !it.permissions().readonly())
+            };
+            eventually(
+                Duration::from_secs(600),
+                "a node that takes changes",
+                serves,
+            )
+            .unwrap();
+        }
+    }
+
+    fn await_more(&self, count: usize) {
+        let goal = self.acknowledged.load(Ordering::Relaxed) + count;
+        eventually(SYNC_DEADLINE, "acknowledged changes", || {
+            self.acknowledged.load(Ordering::Relaxed) >= goal
+        })
+        .unwrap();
+    }
+}
+
+struct EndOnDrop<'a>(&'a Progress);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end.store(true, Ordering::Relaxed);
+    }
+}
