@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, Outcome};
+use crate::host::Paths;
 use crate::host::files::{self, SECRET, failed};
 use crate::host::services::Verb;
 
@@ -57,6 +58,12 @@ enum Undo {
 
 /// Tells services something: the verb, and whom.
 pub type Control<'a> = &'a dyn Fn(&str, &[&str]) -> Outcome;
+
+/// Directory of the journal.
+#[must_use]
+pub fn directory(paths: &Paths) -> PathBuf {
+    paths.database("pvecm-undo")
+}
 
 /// A change that was broken off, and what could not be put back.
 #[derive(Debug, PartialEq, Eq)]

@@ -17,7 +17,6 @@ use clap::error::ErrorKind;
 
 pub use args::*;
 
-use crate::failure::Outcome;
 use self::usage::Fault;
 use self::words::Words;
 use crate::failure::{Outcome, code};

@@ -11,6 +11,10 @@ use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
 use crate::host::command::program;
 use crate::host::{Host, local_addresses, pve};
+use crate::ssh;
+use crate::transaction::Transaction;
+use crate::verb::prepare;
+use crate::verb::updatecerts::{self, UpdateOptions};
 
 /// Points between which a join can be broken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -88,11 +92,18 @@ pub trait Machine {
     /// Why there is no quorum, in words.
     fn diagnosis(&self, host: &Host, conf: &ClusterConf) -> Vec<String>;
 
-    /// Makes root's SSH key and what else this node alone has.
+    /// Makes root's SSH key.
     ///
     /// # Errors
     /// What could not be made.
-    fn prepare_ssh(&self, host: &Host) -> Outcome;
+    fn make_root_key(&self, host: &Host) -> Outcome;
+
+    /// Makes root's SSH key, lets root log in, and keeps the keys that let in now. What changes is
+    /// remembered first.
+    ///
+    /// # Errors
+    /// What could not be made.
+    fn prepare_ssh(&self, host: &Host, transaction: &mut Transaction) -> Outcome;
 
     /// Makes this node's certificate and what else it has in the cluster's files.
     ///
@@ -107,27 +118,17 @@ pub trait Machine {
     fn give_votes(&self, id: u32, votes: u32) -> Outcome;
 }
 
-/// Hooks that other parts of the command fill in.
-#[derive(Clone, Copy, Debug)]
-pub struct Hooks {
-    /// See [`Machine::prepare_ssh`].
-    pub prepare_ssh: fn(&Host) -> Outcome,
-    /// See [`Machine::cluster_files`].
-    pub cluster_files: fn(&Host) -> Outcome,
-}
-
 /// The machine that the command runs on.
 #[derive(Debug)]
 pub struct ThisMachine<'a> {
     signals: &'a Signals,
-    hooks: Hooks,
 }
 
 impl<'a> ThisMachine<'a> {
     /// Ends at a signal.
     #[must_use]
-    pub fn new(signals: &'a Signals, hooks: Hooks) -> Self {
-        Self { signals, hooks }
+    pub fn new(signals: &'a Signals) -> Self {
+        Self { signals }
     }
 }
 
@@ -185,12 +186,22 @@ impl Machine for ThisMachine<'_> {
         super::quorum::diagnosis(conf, host.name.as_str(), messaging, mounted, &connected)
     }
 
-    fn prepare_ssh(&self, host: &Host) -> Outcome {
-        (self.hooks.prepare_ssh)(host)
+    fn make_root_key(&self, host: &Host) -> Outcome {
+        updatecerts::prepare_local(host)
+    }
+
+    fn prepare_ssh(&self, host: &Host, transaction: &mut Transaction) -> Outcome {
+        prepare::local(host, transaction)?;
+        ssh::carry_over(host)
     }
 
     fn cluster_files(&self, host: &Host) -> Outcome {
-        (self.hooks.cluster_files)(host)
+        let options = UpdateOptions {
+            force: true,
+            unmerge_known_hosts: true,
+            ..UpdateOptions::default()
+        };
+        updatecerts::cluster_files(host, options).map(drop)
     }
 
     fn give_votes(&self, id: u32, votes: u32) -> Outcome {

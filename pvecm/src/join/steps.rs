@@ -4,7 +4,6 @@
 //! at any moment leave something that can be put back; a kill by the next command.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Plan;
@@ -16,11 +15,11 @@ use super::peer::{Admitted, Facts, NotAdmitted, Peer};
 use super::stop::interrupted;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome, code};
-use crate::host::files::{self, KEY, PUBLIC, SECRET, failed};
+use crate::host::files::{KEY, PUBLIC, failed};
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
 use crate::host::wait::until;
 use crate::host::{Host, calendar};
-use crate::transaction::Transaction;
+use crate::transaction::{self, Transaction};
 
 /// Sizes that the messaging daemon takes as a key.
 const KEY_SIZES: std::ops::RangeInclusive<usize> = 128..=4096;
@@ -34,28 +33,6 @@ const API_SERVICES: [&str; 3] = [
 const GONE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the running cluster may take to see a changed configuration.
 const CONF_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Files that preparing SSH may change.
-fn ssh_files(host: &Host) -> Vec<PathBuf> {
-    let mut list: Vec<PathBuf> = [
-        "id_rsa",
-        "id_rsa.pub",
-        "config",
-        "authorized_keys",
-        "authorized_keys.org",
-    ]
-    .map(|name| host.paths.ssh(name))
-    .into();
-    list.push(host.paths.at("etc/ssh/sshd_config"));
-    list.push(host.paths.at("etc/ssh/ssh_known_hosts"));
-    list
-}
-
-/// Directory of the journal.
-#[must_use]
-pub fn undo_directory(host: &Host) -> PathBuf {
-    host.paths.database("pvecm-undo")
-}
 
 /// How far the cluster knows of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +72,7 @@ pub fn run(
         plan,
         facts,
         machine,
-        transaction: Transaction::begin(&undo_directory(host), &command)?,
+        transaction: Transaction::begin(&transaction::directory(&host.paths), &command)?,
         entry: Entry::None,
         is_seen: false,
     };
@@ -122,34 +99,8 @@ impl Join<'_> {
     }
 
     fn prepare_ssh(&mut self) -> Outcome {
-        let ssh = self.host.paths.ssh("");
-        self.transaction.make_directory(&ssh)?;
-        for path in ssh_files(self.host) {
-            self.transaction.save(&path)?;
-        }
-        self.machine.prepare_ssh(self.host)?;
-        self.carry_keys()?;
+        self.machine.prepare_ssh(self.host, &mut self.transaction)?;
         self.machine.reached(Step::Prepared)
-    }
-
-    /// Keys that may log in to this node are in the files that the cluster's are going to replace. They
-    /// are put where they are merged from.
-    fn carry_keys(&mut self) -> Outcome {
-        let list = self.host.paths.ssh("authorized_keys");
-        let shared = self.host.paths.pve("priv/authorized_keys");
-        if !list.is_symlink() {
-            return Ok(());
-        }
-        let Some(keys) = files::read(&shared)?.filter(|keys| !keys.is_empty()) else {
-            return Ok(());
-        };
-        let backup = self.host.paths.ssh("authorized_keys.org");
-        let mut all = files::read(&backup)?.unwrap_or_default();
-        if !all.is_empty() && !all.ends_with(b"\n") {
-            all.push(b'\n');
-        }
-        all.extend(keys);
-        self.transaction.replace(&backup, &all, SECRET)
     }
 
     fn ask(&mut self, peer: &mut dyn Peer) -> Outcome<Admitted> {
@@ -253,7 +204,7 @@ impl Join<'_> {
             database::make_directory(&directory)
                 .map_err(|error| failed("make directory", &directory, &error))?;
             self.transaction.save(&copy)?;
-            match database::dump(&current, &copy, &undo_directory(self.host)) {
+            match database::dump(&current, &copy, &transaction::directory(&self.host.paths)) {
                 Ok(()) => {}
                 Err(error) if error.is_full() => {
                     return Err(Failure::failed(format!(
@@ -411,7 +362,7 @@ impl Join<'_> {
             text += &format!(
                 "\nNot all of this node could be put back: {}; what was there is in '{}'",
                 left.join("; "),
-                undo_directory(host).display()
+                transaction::directory(&host.paths).display()
             );
         }
         if failure.code() == code::REFUSED && entry == Entry::None {

@@ -43,19 +43,9 @@ use crate::failure::Outcome;
 use crate::host::Host;
 use crate::host::wait::now;
 use crate::value::NodeName;
+use crate::verb::addnode::Admitted;
 
 pub use listener::serve;
-
-/// What a node that was let in gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Admitted {
-    /// The key of the messaging daemon.
-    pub authkey: Vec<u8>,
-    /// The cluster's configuration, the new node in it.
-    pub conf: Vec<u8>,
-    /// What is doubtful in it.
-    pub warnings: Vec<String>,
-}
 
 /// What calls do that change the cluster. Each may block for as long as locks are waited for.
 pub trait Actions: Send + Sync {

@@ -7,35 +7,26 @@ use crate::cli::Add;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::host::command::program;
-use crate::host::lock::NodeLock;
 use crate::join::api::{Ask, Credentials, Session, authenticate};
 use crate::join::carried::{self, Carried};
 use crate::join::client::{Client, PORT, Target, Trust};
-use crate::join::machine::{Hooks, Machine, ThisMachine};
+use crate::join::machine::{Machine, ThisMachine};
 use crate::join::over_ssh::SshPeer;
 use crate::join::peer::Request;
 use crate::join::secret::{self, Prompt, Secret};
 use crate::join::stop::Signals;
 use crate::join::{self, Plan, checks, steps};
-use crate::transaction::recover;
-
-/// What other parts of the command do for a joining node.
-const HOOKS: Hooks = Hooks {
-    prepare_ssh: |_| Ok(()),
-    cluster_files: |_| Ok(()),
-};
+use crate::verb::change::{begin, need_root};
 
 /// Joins.
 ///
 /// # Errors
 /// When a check says no, or a step fails: then this node is as it was.
 pub fn run(host: &Host, args: &Add) -> Outcome {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::refused("please run as root"));
-    }
+    need_root()?;
     join::check_working_directory(host, &std::env::current_dir().unwrap_or_default())?;
     let signals = Signals::block()?;
-    let machine = ThisMachine::new(&signals, HOOKS);
+    let machine = ThisMachine::new(&signals);
     let peer = Whom::find(args, &Prompt::new(&signals))?;
     let lock = begin(host)?;
     if let Some(cluster) = join::is_member(host, &peer.host, &machine)? {
@@ -82,26 +73,6 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
         steps::finish(host, &machine);
     }
     Ok(())
-}
-
-/// Takes this node's lock, and puts back what a command that was killed has left.
-fn begin(host: &Host) -> Outcome<NodeLock> {
-    let lock = NodeLock::take(&host.paths.at("var/lock/pvecm.lock"))?;
-    let directory = steps::undo_directory(host);
-    let Some(recovered) = recover(&directory)? else {
-        return Ok(lock);
-    };
-    let command = &recovered.command;
-    if recovered.failures.is_empty() {
-        eprintln!("'{command}' was broken off earlier; what it had changed was put back");
-        return Ok(lock);
-    }
-    Err(Failure::failed(format!(
-        "'{command}' was broken off earlier, and not all of it could be put back: {}; copies of what \
-         was there before are in '{}', remove that directory when all is well",
-        recovered.failures.join("; "),
-        directory.display()
-    )))
 }
 
 /// Who is talked to, and what is known of it.
@@ -198,7 +169,7 @@ fn over_ssh(
             )));
         }
         if !host.paths.ssh("id_rsa.pub").exists() {
-            machine.prepare_ssh(host)?;
+            machine.make_root_key(host)?;
         }
         if !std::io::stdin().is_terminal() {
             machine.say(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::change::{self, need_root, show_plan};
 use super::create::write_conf;
-use super::{prepare, show};
+use super::{prepare, updatecerts};
 use crate::cli::Addnode;
 use crate::conf::{self, Admission, ClusterConf, Joiner, Resolve};
 use crate::failure::{Failure, Outcome};
@@ -23,7 +23,7 @@ pub struct Admitted {
     /// The key of the messaging daemon.
     pub authkey: Vec<u8>,
     /// The configuration with the new node in it.
-    pub conf: String,
+    pub conf: Vec<u8>,
     /// What works, but asks for trouble.
     pub warnings: Vec<String>,
 }
@@ -31,7 +31,7 @@ pub struct Admitted {
 impl std::fmt::Debug for Admitted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Admitted")
-            .field("conf", &self.conf)
+            .field("conf", &String::from_utf8_lossy(&self.conf))
             .field("warnings", &self.warnings)
             .finish_non_exhaustive()
     }
@@ -88,12 +88,10 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
         ))
     })?;
     if decision.admission.replaces {
-        show(&format!(
-            "forcing overwrite of configured node '{}'\n",
-            args.node
-        ))?;
+        let text = format!("forcing overwrite of configured node '{}'", args.node);
+        decision.warnings.push(text);
     }
-    prepare::node(host, args.node.as_str())?;
+    updatecerts::node_directories(host, &args.node)?;
     if let Err(failure) = prepare::merge_keys(host) {
         decision
             .warnings
@@ -105,7 +103,7 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
     }
     Ok(Admitted {
         authkey,
-        conf: String::from_utf8_lossy(&decision.text).into_owned(),
+        conf: decision.text,
         warnings: decision.warnings,
     })
 }

@@ -33,7 +33,7 @@ pub fn need_root() -> Outcome {
 /// When another command runs, or something can not be put back.
 pub fn begin(host: &Host) -> Outcome<NodeLock> {
     let lock = NodeLock::take(&host.paths.at("var/lock/pvecm.lock"))?;
-    let Some(recovered) = transaction::recover(&undo_directory(host))? else {
+    let Some(recovered) = transaction::recover(&transaction::directory(&host.paths))? else {
         return Ok(lock);
     };
     let command = &recovered.command;
@@ -45,7 +45,7 @@ pub fn begin(host: &Host) -> Outcome<NodeLock> {
         "'{command}' was broken off earlier, and not all of it could be put back: {}; copies of what was \
          there before are in '{}', remove that directory when all is well",
         recovered.failures.join("; "),
-        undo_directory(host).display()
+        transaction::directory(&host.paths).display()
     )))
 }
 
@@ -70,7 +70,7 @@ pub fn undone_on_failure<T>(
     command: &str,
     work: impl FnOnce(&mut Transaction) -> Outcome<T>,
 ) -> Outcome<T> {
-    let mut transaction = Transaction::begin(&undo_directory(host), command)?;
+    let mut transaction = Transaction::begin(&transaction::directory(&host.paths), command)?;
     match work(&mut transaction) {
         Ok(result) => transaction.keep().map(|()| result),
         Err(failure) => {
@@ -84,7 +84,7 @@ pub fn undone_on_failure<T>(
                     "'{command}' failed, and not all of it could be put back: {}; copies of what was \
                      there before are in '{}'",
                     left.join("; "),
-                    undo_directory(host).display()
+                    transaction::directory(&host.paths).display()
                 ))
             })
         }
@@ -98,8 +98,4 @@ pub fn undone_on_failure<T>(
 pub fn show_plan(steps: &[String]) -> Outcome {
     let lines: Vec<String> = steps.iter().map(|step| format!("would {step}\n")).collect();
     show(&lines.concat())
-}
-
-fn undo_directory(host: &Host) -> std::path::PathBuf {
-    host.paths.database("pvecm-undo")
 }

@@ -73,12 +73,12 @@ pub fn remove(host: &Host, args: &Delnode) -> Outcome<Removed> {
         )),
     }
     let purged = if args.purge {
-        Leftovers::find(host, name).and_then(|leftovers| leftovers.purge(host))
+        Leftovers::find(host, &args.node).and_then(|leftovers| leftovers.purge(host))
     } else {
         Ok(Vec::new())
     };
     // The node is out already; what is left of it is another matter.
-    match purged.and_then(|done| Ok((done, Leftovers::find(host, name)?))) {
+    match purged.and_then(|done| Ok((done, Leftovers::find(host, &args.node)?))) {
         Ok((done, left)) => {
             removed.done.extend(done);
             removed.remains.extend(left.lines());
@@ -160,7 +160,7 @@ fn plan(host: &Host, args: &Delnode) -> Outcome<Vec<String>> {
     if let Some(id) = node.id {
         steps.push(format!("put node {id} out of the ring, if it is in it"));
     }
-    let leftovers = Leftovers::find(host, &node.name)?;
+    let leftovers = Leftovers::find(host, &args.node)?;
     let verb = if args.purge { "remove" } else { "leave" };
     steps.extend(
         leftovers

@@ -23,6 +23,7 @@ use crate::host::files::{self, SECRET, failed};
 use crate::host::pve::{self, State};
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
 use crate::host::{Host, calendar, ring, wait};
+use crate::ssh;
 use crate::transaction::Transaction;
 
 /// The cluster file system mounts, and goes, within this time.
@@ -298,7 +299,8 @@ fn forget_cluster(host: &Host) -> Outcome {
         }
         let path = entry.path();
         fs::remove_dir_all(&path).map_err(|error| failed("remove", &path, &error))?;
-        prepare::forget(host, &name)?;
+        let node = name.parse().map_err(Failure::refused)?;
+        ssh::purge(host, &node)?;
     }
     Ok(())
 }

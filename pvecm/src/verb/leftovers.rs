@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::prepare;
 use crate::failure::Outcome;
 use crate::host::files::{self, SECRET, failed};
 use crate::host::{Host, calendar, pve};
+use crate::ssh;
+use crate::value::NodeName;
 
 /// Files of the cluster that name nodes, for programs other than this one.
 const NAMING: [&str; 9] = [
@@ -22,15 +23,15 @@ const NAMING: [&str; 9] = [
 ];
 
 /// What is left of a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leftovers {
-    name: String,
+    name: NodeName,
     /// Guests whose configuration is in its directory.
     guests: Vec<u32>,
     /// Its directory, if there.
     directory: Option<PathBuf>,
-    /// Keys and host keys, by the file that they are in.
-    keys: Vec<PathBuf>,
+    /// Keys and host keys, a line each.
+    keys: Vec<String>,
     /// Lines of other files that name it.
     mentions: Vec<String>,
 }
@@ -40,7 +41,8 @@ impl Leftovers {
     ///
     /// # Errors
     /// When a file can not be read.
-    pub fn find(host: &Host, name: &str) -> Outcome<Self> {
+    pub fn find(host: &Host, node: &NodeName) -> Outcome<Self> {
+        let name = node.as_str();
         let guests = pve::guests(&host.paths)?;
         let guests = guests.iter().filter(|(_, guest)| guest.node == name);
         let directory = host.paths.pve("nodes").join(name);
@@ -53,10 +55,10 @@ impl Leftovers {
                 .extend(lines.map(|(line, number)| format!("{file}:{number}: {}", line.trim())));
         }
         Ok(Self {
-            name: name.to_owned(),
+            name: node.clone(),
             guests: guests.map(|(id, _)| *id).collect(),
             directory: directory.is_dir().then_some(directory),
-            keys: prepare::keys_of(host, name)?,
+            keys: ssh::remains(host, node)?.lines,
             mentions,
         })
     }
@@ -81,7 +83,7 @@ impl Leftovers {
             ));
         }
         let keys = self.keys.iter();
-        lines.extend(keys.map(|file| format!("its keys are still in '{}'", file.display())));
+        lines.extend(keys.map(|key| format!("still there: {key}")));
         let mentions = self.mentions.iter();
         lines.extend(mentions.map(|mention| format!("it is still named in {mention}")));
         lines
@@ -94,9 +96,8 @@ impl Leftovers {
     /// When something can not be removed.
     pub fn purge(&self, host: &Host) -> Outcome<Vec<String>> {
         let mut done = Vec::new();
-        for file in prepare::forget(host, &self.name)? {
-            done.push(format!("its keys are out of '{}'", file.display()));
-        }
+        let removed = ssh::purge(host, &self.name)?.lines;
+        done.extend(removed.iter().map(|line| format!("removed: {line}")));
         if let Some(directory) = &self.directory
             && self.guests.is_empty()
         {

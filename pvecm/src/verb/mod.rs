@@ -1,25 +1,23 @@
 //! The commands, a module each.
 
 pub mod add;
-pub mod join_info;
-pub mod keygen;
-pub mod mtunnel;
-pub mod nextid;
-pub mod serve;
-mod serve_admit;
-pub mod token;
-pub mod updatecerts;
-pub mod wait_quorum;
 pub mod addnode;
 pub mod change;
 pub mod create;
 pub mod delnode;
 mod diff;
+pub mod join_info;
 pub mod keygen;
 pub mod leave;
 pub mod leftovers;
 pub mod link;
+pub mod mtunnel;
+pub mod nextid;
 pub mod prepare;
+pub mod serve;
+pub mod token;
+pub mod updatecerts;
+pub mod wait_quorum;
 
 use crate::failure::{Failure, Outcome};
 

@@ -11,8 +11,9 @@ use crate::cli::{Addnode, Delnode, Serve};
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::serve::task::{self, Upid, Work};
-use crate::serve::{Actions, Admitted, Limits, NodeUsers, Server, serve};
+use crate::serve::{Actions, Limits, NodeUsers, Server, serve};
 use crate::value::NodeName;
+use crate::verb::addnode::Admitted;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 128;
@@ -123,18 +124,21 @@ struct Commands {
 
 impl Actions for Commands {
     fn admit(&self, joiner: &Addnode) -> Outcome<Admitted> {
-        super::serve_admit::admit(&self.host, joiner)
+        super::addnode::admit(&self.host, joiner)
     }
 
     fn remove(&self, node: &NodeName) -> Outcome {
-        super::serve_admit::remove(
-            &self.host,
-            &Delnode {
-                node: node.clone(),
-                purge: false,
-                dry_run: false,
-            },
-        )
+        let args = Delnode {
+            node: node.clone(),
+            purge: false,
+            force: false,
+            dry_run: false,
+        };
+        let removed = super::delnode::remove(&self.host, &args)?;
+        for line in removed.done.iter().chain(&removed.remains) {
+            tracing::info!("{line}");
+        }
+        Ok(())
     }
 
     fn start(&self, work: Work) -> Outcome<Upid> {

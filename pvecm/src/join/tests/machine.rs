@@ -13,6 +13,7 @@ use crate::failure::{Failure, Outcome};
 use crate::host::{Host, Paths};
 use crate::join::machine::{Machine, Step};
 use crate::join::reach::Reach;
+use crate::transaction::Transaction;
 
 /// What happens at a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,7 +240,15 @@ impl Machine for FakeMachine {
         crate::join::quorum::diagnosis(conf, host.name.as_str(), true, true, &[])
     }
 
-    fn prepare_ssh(&self, host: &Host) -> Outcome {
+    fn make_root_key(&self, _: &Host) -> Outcome {
+        Ok(())
+    }
+
+    fn prepare_ssh(&self, host: &Host, transaction: &mut Transaction) -> Outcome {
+        transaction.make_directory(&host.paths.ssh(""))?;
+        for path in crate::ssh::local_files(host) {
+            transaction.save(&path)?;
+        }
         fs::write(host.paths.ssh("id_rsa"), "new key").unwrap();
         fs::set_permissions(host.paths.ssh("id_rsa"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(host.paths.ssh("id_rsa.pub"), "new public key").unwrap();
@@ -248,7 +257,7 @@ impl Machine for FakeMachine {
             "PermitRootLogin yes\n",
         )
         .unwrap();
-        Ok(())
+        crate::ssh::carry_over(host)
     }
 
     fn cluster_files(&self, _: &Host) -> Outcome {

@@ -13,7 +13,7 @@ use crate::host::Host;
 use crate::join::machine::{Machine as _, Step};
 use crate::join::member::enter_on_probation;
 use crate::join::peer::{Admitted, Facts, NotAdmitted, Peer, Request};
-use crate::join::{Plan, is_member, join, leftover, member, steps};
+use crate::join::{Plan, is_member, join, leftover, member};
 use crate::transaction::recover_with;
 use crate::value::NodeName;
 
@@ -100,7 +100,10 @@ fn run(machine: &FakeMachine, peer: &mut FakePeer, plan: &mut Plan) -> Outcome {
 
 fn recover(machine: &FakeMachine) {
     let control = |verb: &str, units: &[&str]| machine.control(verb, units);
-    let recovered = recover_with(&steps::undo_directory(&machine.host), &control);
+    let recovered = recover_with(
+        &crate::transaction::directory(&machine.host.paths),
+        &control,
+    );
     assert_eq!(recovered.unwrap().unwrap().failures, Vec::<String>::new());
 }
 
@@ -129,7 +132,7 @@ fn a_node_joins_and_keeps_its_old_database_as_text() {
     // The keys that let in are carried over to where they are merged from.
     let keys = fs::read_to_string(host.paths.ssh("authorized_keys.org")).unwrap();
     assert_eq!(keys, KEYS);
-    assert!(!steps::undo_directory(host).exists());
+    assert!(!crate::transaction::directory(&host.paths).exists());
     assert!(!leftover::applies(host, &facts()));
     assert!(!host.paths.database("pvecm-joining.json").exists());
     assert_eq!(

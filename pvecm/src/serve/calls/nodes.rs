@@ -9,15 +9,16 @@ use serde_json::{Value, json};
 
 use super::super::Server;
 use super::super::answer::ApiError;
+use super::super::auth;
 use super::super::auth::Caller;
 use super::super::params::Params;
 use super::super::token::{Claim, TokenRefused, Tokens};
-use super::super::{Admitted, auth};
 use crate::cli::Addnode;
 use crate::conf::{ClusterConf, Fault, Resolve, verify};
 use crate::host::{Host, files, pve, resolve};
 use crate::value::NodeName;
 use crate::verb::API_VERSION;
+use crate::verb::addnode::Admitted;
 
 /// Names as this node resolves them.
 struct Resolver;
@@ -77,6 +78,7 @@ fn read(mut params: Params) -> Result<Addnode, ApiError> {
     let votes = params.integer("votes", 0..=u32::MAX);
     let force = params.boolean("force");
     let new_node_ip: Option<IpAddr> = params.parsed("new_node_ip");
+    let probation = params.boolean("probation");
     let apiversion = params.integer("apiversion", 0..=u32::MAX).unwrap_or(0);
     params.finish()?;
     let node = node.ok_or_else(|| ApiError::parameter("node", "it is missing"))?;
@@ -91,6 +93,8 @@ fn read(mut params: Params) -> Result<Addnode, ApiError> {
         force,
         new_node_ip,
         apiversion,
+        probation,
+        settle: None,
         dry_run: false,
     })
 }
