@@ -23,7 +23,10 @@ fn main() -> ExitCode {
     match cli::run(&cli) {
         Ok(()) => code::OK.into(),
         Err(failure) => {
-            eprintln!("{failure}");
+            let text = failure.to_string();
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
             failure.code().into()
         }
     }

@@ -1,6 +1,10 @@
 //! The commands, a module each.
 
+pub mod doctor;
+pub mod expected;
 pub mod keygen;
+pub mod nodes;
+pub mod status;
 
 use crate::failure::{Failure, Outcome};
 
