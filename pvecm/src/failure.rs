@@ -1,7 +1,7 @@
 //! How a command ends when it does not do what was asked.
 //!
-//! Invariant: each failure has a text that says what happened and what can be done, and a code that
-//! is not 0.
+//! Invariant: each failure has a text that says what happened and what can be done, unless that was
+//! said before, and a code that is not 0.
 
 use std::fmt::{self, Display};
 
@@ -47,6 +47,12 @@ impl Failure {
     /// The command line is wrong.
     pub fn usage(text: impl Display) -> Self {
         Self::new(code::USAGE, text)
+    }
+
+    /// All has been said; what is left is the exit code.
+    #[must_use]
+    pub fn quiet(code: u8) -> Self {
+        Self::new(code, "")
     }
 
     fn new(code: u8, text: impl Display) -> Self {

@@ -10,6 +10,8 @@
 //! | [`cert`] | certificates of the cluster and its nodes, and the keys that go with them |
 //! | [`ssh`] | SSH between nodes: keys, host keys, settings |
 //! | [`datacenter`] | options that hold for the whole cluster |
+//! | [`state`] | what the running messaging daemon says about quorum and members |
+//! | [`doctor`] | what is wrong with a node and its cluster |
 //! | [`host`] | the node: its paths, files, locks, services, and the mount |
 //! | [`transaction`] | changes of the node that are put back when a later step fails |
 //! | [`info`] | what a node needs to know to join |
@@ -26,6 +28,10 @@ pub mod info;
 pub mod join;
 pub mod serve;
 pub mod ssh;
+pub mod doctor;
+pub mod failure;
+pub mod host;
+pub mod state;
 pub mod transaction;
 pub mod value;
 pub mod verb;

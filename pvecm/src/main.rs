@@ -28,7 +28,10 @@ fn main() -> ExitCode {
     match cli::run(&parsed.cli) {
         Ok(()) => code::OK.into(),
         Err(failure) => {
-            eprintln!("{failure}");
+            let text = failure.to_string();
+            if !text.is_empty() {
+                eprintln!("{text}");
+            }
             failure.code().into()
         }
     }

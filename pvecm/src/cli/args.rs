@@ -39,10 +39,24 @@ pub enum Command {
     /// Separate this node from its cluster without reinstalling it.
     Leave(Leave),
     /// Tell the cluster how many votes to expect, until the missing nodes are back.
+    ///
+    /// With fewer votes expected fewer are needed: so the nodes that are left can act although others
+    /// are gone for long. Make sure that those are off: where two sides act without knowing of each
+    /// other, guests run twice and the copies of /etc/pve differ. The value is not kept: it is the
+    /// configured one again when the missing nodes return or the daemon starts anew. Waits until the
+    /// cluster file system takes changes.
     Expected(Expected),
     /// Show the members.
+    ///
+    /// The output is that of the original, present members only. On a terminal those that are
+    /// missing follow; with --output-format json all nodes are there, with the state of the links.
     Nodes(Show),
     /// Show the cluster, its quorum, and who is missing.
+    ///
+    /// The output is that of the original to the character, for programs that read it. What it means
+    /// in words (who is missing, which links are down, what is possible) follows on a terminal only,
+    /// and is in the document of --output-format json. Exit codes: 0 quorate, 2 not quorate or no
+    /// cluster, 1 error, also when /etc/pve is not mounted.
     Status(Show),
     /// Make and repair certificates, keys and directories of this node.
     Updatecerts(Updatecerts),
@@ -61,6 +75,9 @@ pub enum Command {
     /// Change the links of the running cluster.
     Link(LinkChange),
     /// Check this node and the cluster, and name the remedy of each finding.
+    ///
+    /// Works without the mount, without the messaging daemon and outside of clusters, and changes
+    /// nothing. Exit codes: 0 nothing fails (there may be warnings), 1 something does.
     Doctor(Doctor),
     /// Show the next free guest number.
     Nextid(Nextid),

@@ -20,6 +20,7 @@ pub use args::*;
 use self::usage::Fault;
 use self::words::Words;
 use crate::failure::{Outcome, code};
+use crate::failure::Outcome;
 use crate::host::Host;
 use crate::verb;
 
@@ -160,6 +161,10 @@ fn help(all: &clap::Command, given: &[String]) -> Stop {
 pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Add(args) => verb::add::run(&Host::this()?, args),
+        Command::Status(args) => verb::status::run(&Host::this()?, *args),
+        Command::Nodes(args) => verb::nodes::run(&Host::this()?, *args),
+        Command::Expected(args) => verb::expected::run(&Host::this()?, args),
+        Command::Doctor(args) => verb::doctor::run(&Host::this()?, *args),
         Command::Apiver => verb::apiver(),
         Command::Keygen(args) => verb::keygen::run(args),
         Command::Updatecerts(args) => verb::updatecerts::run(&Host::this()?, args),

@@ -1,5 +1,7 @@
 //! Conditions that nothing reports are looked at again and again, here alone.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How often a condition is looked at.
@@ -17,6 +19,21 @@ pub fn until<T>(patience: Duration, mut look: impl FnMut() -> Option<T>) -> Opti
     }
 }
 
+/// Does something that may hang, as everything below a mount whose daemon is stuck: waits for it no
+/// longer than `patience`. What hangs is left behind and ends with the process.
+pub fn within<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (give, take) = mpsc::channel();
+    let spawned = thread::Builder::new().spawn(move || {
+        // Nobody takes it when it comes too late.
+        drop(give.send(work()));
+    });
+    spawned.ok()?;
+    take.recv_timeout(patience).ok()
+}
+
 /// This moment of the clock that only goes forward.
 #[expect(
     clippy::disallowed_methods,
@@ -31,5 +48,5 @@ pub fn now() -> Instant {
     reason = "the state of a cluster announces nothing to wait for"
 )]
 fn pause(duration: Duration) {
-    std::thread::sleep(duration);
+    thread::sleep(duration);
 }

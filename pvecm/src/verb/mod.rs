@@ -18,6 +18,11 @@ pub mod serve;
 pub mod token;
 pub mod updatecerts;
 pub mod wait_quorum;
+pub mod doctor;
+pub mod expected;
+pub mod keygen;
+pub mod nodes;
+pub mod status;
 
 use crate::failure::{Failure, Outcome};
 

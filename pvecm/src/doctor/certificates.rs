@@ -1,0 +1,87 @@
+//! Reads certificates.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::x509::X509;
+
+use super::facts::{Certificate, CertificateContent};
+use crate::host::files;
+use crate::value::Fingerprint;
+
+/// Reads the certificate at `path`, if there is one. `authority` is what must have signed it.
+pub(super) fn read(
+    path: &Path,
+    node: Option<&str>,
+    authority: Option<&X509>,
+    now: Duration,
+) -> Option<Certificate> {
+    let text = match files::read(path) {
+        Ok(text) => Ok(text?),
+        Err(failure) => Err(failure.to_string()),
+    };
+    let parsed = text.and_then(|text| {
+        X509::from_pem(&text).map_err(|_| "it is no certificate in PEM form".to_owned())
+    });
+    let is_signed = match (&parsed, authority) {
+        (Ok(certificate), Some(authority)) => Some(is_by(certificate, authority)),
+        _ => None,
+    };
+    let content = parsed.and_then(|certificate| {
+        content(&certificate, now).map_err(|error| format!("it can not be understood: {error}"))
+    });
+    Some(Certificate {
+        path: path.to_owned(),
+        node: node.map(str::to_owned),
+        is_signed,
+        content,
+    })
+}
+
+/// The authority itself.
+pub(super) fn authority(path: &Path) -> Option<X509> {
+    X509::from_pem(&files::read(path).ok()??).ok()
+}
+
+/// SHA-256 of a certificate.
+pub(super) fn fingerprint(certificate: &X509) -> Result<String, ErrorStack> {
+    let digest = certificate.digest(MessageDigest::sha256())?;
+    let hash = <[u8; 32]>::try_from(&*digest).unwrap_or_default();
+    Ok(Fingerprint::new(hash).to_string())
+}
+
+fn is_by(certificate: &X509, authority: &X509) -> bool {
+    let key = authority.public_key();
+    key.is_ok_and(|key| certificate.verify(&key).unwrap_or(false))
+}
+
+fn content(certificate: &X509, now: Duration) -> Result<CertificateContent, ErrorStack> {
+    let now = Asn1Time::from_unix(libc::time_t::try_from(now.as_secs()).unwrap_or(0))?;
+    let alternatives = certificate.subject_alt_names();
+    let alternatives = || alternatives.iter().flatten();
+    let names = alternatives().filter_map(|name| name.dnsname());
+    let addresses = alternatives().filter_map(|name| address(name.ipaddress()?));
+    Ok(CertificateContent {
+        starts_in: until(&now, certificate.not_before())?,
+        ends_in: until(&now, certificate.not_after())?,
+        names: names.map(str::to_owned).collect(),
+        addresses: addresses.collect(),
+        fingerprint: fingerprint(certificate)?,
+    })
+}
+
+/// Seconds from one time to another.
+fn until(from: &Asn1TimeRef, to: &Asn1TimeRef) -> Result<i64, ErrorStack> {
+    let apart = from.diff(to)?;
+    Ok(i64::from(apart.days) * 86_400 + i64::from(apart.secs))
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(|it| Ipv4Addr::from(it).into());
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|it| Ipv6Addr::from(it).into()))
+        .ok()
+}

@@ -1,0 +1,30 @@
+//! `doctor`: checks this node and the cluster.
+
+use std::io::IsTerminal as _;
+
+use super::show;
+use crate::cli::{Doctor, Format};
+use crate::doctor::{Report, examine, gather};
+use crate::failure::{Failure, Outcome, code};
+use crate::host::Host;
+
+/// Checks, and shows what was found.
+///
+/// # Errors
+/// When something fails: with nothing but the exit code, as the findings were shown.
+pub fn run(host: &Host, args: Doctor) -> Outcome {
+    if std::io::stderr().is_terminal() {
+        eprintln!("looking at this node and asking the others, up to half a minute...");
+    }
+    let facts = gather(host);
+    let report = Report::new(&facts, examine(&facts));
+    match args.output_format {
+        Format::Text => show(&report.to_string())?,
+        Format::Json => show(&format!("{:#}\n", report.document()))?,
+    }
+    if report.is_healthy() {
+        Ok(())
+    } else {
+        Err(Failure::quiet(code::FAILED))
+    }
+}
