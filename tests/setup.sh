@@ -24,14 +24,6 @@ install_missing() {
     need_pkgconfig libcmap libcmap-dev
     need_pkgconfig libquorum libquorum-dev
     need_pkgconfig libvotequorum libvotequorum-dev
-    need_package /usr/include/security/pam_appl.h libpam0g-dev
-    need_package corosync corosync
-    need_package ip iproute2
-    need_package nft nftables
-    need_package nsenter util-linux
-    need_package mount mount
-    need_package umount mount
-    need_package bash bash
     need_pkgconfig openssl libssl-dev
     need_package /usr/include/security/pam_appl.h libpam0g-dev
     if [ "${1:-}" = packages ]; then
@@ -49,6 +41,8 @@ install_missing() {
         need_package rsync rsync
         need_package git git
         need_package python3 python3
+        # Clients of the API come from PyPI, into a directory of the tests.
+        python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing="$missing python3-venv"
         need_package vim vim-tiny
         need_package sqlite3 sqlite3
         need_package /usr/sbin/sshd openssh-server
