@@ -20,7 +20,6 @@ pub use args::*;
 use self::usage::Fault;
 use self::words::Words;
 use crate::failure::{Outcome, code};
-use crate::failure::Outcome;
 use crate::host::Host;
 use crate::verb;
 
@@ -179,6 +178,5 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Link(args) => verb::link::run(&Host::this()?, args),
         Command::Addnode(args) => verb::addnode::run(&Host::this()?, args),
         Command::Delnode(args) => verb::delnode::run(&Host::this()?, args),
-        _ => Err(crate::failure::Failure::usage("not here yet")),
     }
 }

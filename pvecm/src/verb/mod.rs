@@ -6,6 +6,8 @@ pub mod change;
 pub mod create;
 pub mod delnode;
 mod diff;
+pub mod doctor;
+pub mod expected;
 pub mod join_info;
 pub mod keygen;
 pub mod leave;
@@ -13,16 +15,13 @@ pub mod leftovers;
 pub mod link;
 pub mod mtunnel;
 pub mod nextid;
+pub mod nodes;
 pub mod prepare;
 pub mod serve;
+pub mod status;
 pub mod token;
 pub mod updatecerts;
 pub mod wait_quorum;
-pub mod doctor;
-pub mod expected;
-pub mod keygen;
-pub mod nodes;
-pub mod status;
 
 use crate::failure::{Failure, Outcome};
 
