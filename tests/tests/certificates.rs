@@ -20,14 +20,16 @@ use pvecm::host::Paths;
 use pvecm::ssh;
 use tests::cluster::{Cluster, SYNC_DEADLINE};
 use tests::compare::{Rows, read_database};
-use tests::daemon::{MOUNT_POINT, built};
+use tests::corosync::Settings;
+use tests::daemon::{MOUNT_POINT, binary, built};
 use tests::lab::{Host, Program, Requirement, available};
 use tests::wait::eventually_ok;
 
-const NEEDED: [Requirement; 4] = [
+const NEEDED: [Requirement; 5] = [
     Requirement::Root,
     Requirement::Fuse,
     Requirement::Network,
+    Requirement::Corosync,
     Requirement::Ssh,
 ];
 const NODES: [usize; 3] = [1, 2, 3];
@@ -44,7 +46,12 @@ fn all_nodes_update_at_once_and_ssh_goes_from_each_to_each() {
     if !available(&NEEDED) {
         return;
     }
-    let mut cluster = Cluster::start(NODES.len()).unwrap();
+    let mut settings = Settings::new(NODES.len());
+    if settings.messaging.is_empty() {
+        settings.messaging = "corosync-lite".to_owned();
+    }
+    let binaries = vec![binary().unwrap(); NODES.len()];
+    let mut cluster = Cluster::start_with(&settings, &binaries).unwrap();
     for host in cluster.lab.hosts() {
         reinstall(host);
     }
@@ -70,8 +77,9 @@ fn all_nodes_update_at_once_and_ssh_goes_from_each_to_each() {
 
     let mut servers: Vec<_> = cluster.lab.hosts().iter().map(serve).collect();
     each_reaches_each(&cluster);
-    servers[2] = a_new_host_key_is_trusted_after_an_update_only(&cluster, servers.remove(2));
-    drop(servers);
+    let server = servers.pop().unwrap();
+    let server = a_new_host_key_is_trusted_after_an_update_only(&cluster, server);
+    drop((servers, server));
     without_quorum_or_mount_nothing_is_written(&mut cluster);
 }
 
