@@ -129,7 +129,6 @@ pub struct Guest {
 pub fn guests(paths: &Paths) -> Outcome<BTreeMap<u32, Guest>> {
     #[derive(Deserialize)]
     struct List {
-        // Absent where there are none.
         #[serde(default)]
         ids: BTreeMap<u32, Guest>,
     }
