@@ -114,9 +114,7 @@ impl Keys {
 
     fn csrf_secret(&self) -> Outcome<String> {
         let key = self.file("pve-www.key")?;
-        let mac = hmac(&key, b"");
-        let mac = mac.map_err(|error| Failure::failed(format!("no secret: {error}")))?;
-        Ok(STANDARD_NO_PAD.encode(mac))
+        secret_of(&key).map_err(|error| Failure::failed(format!("no secret: {error}")))
     }
 
     fn file(&self, name: &str) -> Outcome<zeroize::Zeroizing<Vec<u8>>> {
@@ -170,6 +168,11 @@ fn is_signed(
     signature: &[u8],
 ) -> Result<bool, ErrorStack> {
     Verifier::new(digest, key)?.verify_oneshot(signature, plain.as_bytes())
+}
+
+/// What tokens are made with, of the content of the key's file.
+fn secret_of(key: &[u8]) -> Result<String, ErrorStack> {
+    Ok(STANDARD_NO_PAD.encode(hmac(key, b"")?))
 }
 
 fn csrf(secret: &str, user: &str, now: Duration) -> Result<String, ErrorStack> {
@@ -250,6 +253,33 @@ mod tests {
         assert!(ticket.starts_with("PVE:root@pam:69000000::"), "{ticket}");
         let found = verify(&[public], &ticket, NOW).unwrap();
         assert_eq!((found.user.as_str(), found.made), ("root@pam", NOW));
+    }
+
+    /// Made with the libraries of the original: Crypt::OpenSSL::RSA 0.33 and Digest::SHA.
+    #[test]
+    fn what_the_original_makes_is_taken() {
+        let pem = "-----BEGIN PUBLIC KEY-----\n\
+            MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEA2MutppwhsmjOlDfcrypt\n\
+            LecYfsoR+6Shq5RIOqWs5Kxvm9c2k5gSSmWZ7Vr3pLJ6xSOUwZbrr93pBfx5BmbZ\n\
+            U0MsMW7NKgOWB36ItF2bylWr2M+0HZ8NLVFWl6O3lZgn+t+P8vbLWv6HfNIaOj1L\n\
+            UtfXbIll+Ieqpl6KRNvNQXNEUXE+Cw7/z0JoHB8PyC5CpywjMHCEvwh7U5ZdM0fh\n\
+            4dvRa5DuKe23zDGBbi3NaRP5pZc/dNn6tKkjV5Tb788iEXcNZ6T542HY6xAoxe3F\n\
+            1H2BoTzcBn4zWfogXCswLGMfUiQbOytZMOdBB0QHVnPXmjA/qn0jLxO2BVVyseWs\n\
+            ZQIDAQAB\n-----END PUBLIC KEY-----\n";
+        let ticket = "PVE:root@pam:69000000::p/fcqOzxw9yNDEunH8+ZaKtQDP5JjfWVDRQv7fdW7cK5NOOyNv5h\
+            PvFggVzoBVDdTZ+8Gg7gO7xH2dBRNmq3h9C52TVbvy0CXNHSxQrcR2Kn4a/+YTXH/9uw/Cx3jLssr930FWE0h5\
+            B8ix6zrBo+iFd6HczUcVN/QaD+nkIVh/iTSnNSIRUmQh3a2wWultFnHRNvxGO6tyvmClsH99DoJAtJ52JQBGKb\
+            DsH4hG2v2FgkiZL75rw7FKrQJyACBBXyMzUp6/AhcAOu8BJn5FWjc/n0scc6ZDvgMEOBILBK6gnoEKby3/regM\
+            L+gGpvKDnfpcJKy1kP5XcQUC0lU05lwg==";
+        let public = PublicKey {
+            key: PKey::public_key_from_pem(pem.as_bytes()).unwrap(),
+            replaced: None,
+        };
+        assert!(verify(&[public], ticket, NOW).is_some());
+        let secret = secret_of(b"the bytes of the key\n").unwrap();
+        assert_eq!(secret, "2DXarESkwRVYjoet9v6470uNywcDzcKC3IkB+6cxKdA");
+        let token = "69000000:vVLnPflCyNo+oU2MgY6jBeSmHO0NAOwOk5MtFjPOLq0";
+        assert_eq!(csrf(&secret, "root@pam", NOW).unwrap(), token);
     }
 
     #[test]

@@ -60,18 +60,24 @@ elsewhere = connect(other, ticket)
 version = totem["config_version"]
 assert elsewhere.cluster.config.totem.get()["config_version"] == version
 
-joined = elsewhere.cluster.config.nodes("n3").post(new_node_ip="10.77.0.3", apiversion=1)
+fails(
+    lambda: config.nodes("n3").post(new_node_ip="10.77.0.3", apiversion=1),
+    500,
+    "no links given but multiple links found on other nodes",
+)
+links = {"link0": "10.77.0.3", "link1": "10.78.0.3,priority=1"}
+joined = elsewhere.cluster.config.nodes("n3").post(apiversion=1, **links)
 assert len(joined["corosync_authkey"]) > 0, joined
 assert max(map(ord, joined["corosync_authkey"])) < 256
 assert "n3" in joined["corosync_conf"], joined
 assert [node["node"] for node in config.nodes.get()] == ["n1", "n2", "n3"]
 fails(
-    lambda: config.nodes("n3").post(new_node_ip="10.77.0.4", apiversion=1),
+    lambda: config.nodes("n3").post(apiversion=1, **links),
     500,
     "can't add existing node 'n3'",
 )
 fails(
-    lambda: config.nodes("n4").post(link0="10.77.0.1", apiversion=1),
+    lambda: config.nodes("n4").post(link0="10.77.0.1", link1="10.78.0.4", apiversion=1),
     500,
     "address '10.77.0.1' already used",
 )

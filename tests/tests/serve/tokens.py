@@ -36,7 +36,8 @@ assert call("GET", addresses[0], "status", token) == 403
 def join(number):
     name = f"config/nodes/j{number}"
     address = addresses[number % len(addresses)]
-    return call("POST", address, name, token, new_node_ip=f"10.77.0.{40 + number}", apiversion=1)
+    links = {f"link{link}": f"10.{77 + link}.0.{40 + number}" for link in range(2)}
+    return call("POST", address, name, token, apiversion=1, **links)
 
 
 with ThreadPoolExecutor(8) as pool:
