@@ -252,7 +252,7 @@ check "the name of Corosync means corosync-lite" n1 \
 boot n2
 await 60 "n2 is up" n2 'systemctl is-active --quiet multi-user.target'
 check "packages install" n2 "$install"
-fingerprint=$(on n1 'openssl x509 -noout -fingerprint -sha256 -in /etc/pve/nodes/n1/pve-ssl.pem' | cut -d= -f2)
+fingerprint=$(on n1 'pvecm join-info' | sed -n 's/.*"pve_fp": *"\([^"]*\)".*/\1/p' | head -n 1)
 echo "$password" >"$dir/n2/root/root/password"
 check "it joins" n2 "pvecm add n1 --password-file /root/password --fingerprint $fingerprint"
 await 60 "quorum on n2" n2 "$quorate"
