@@ -260,6 +260,12 @@ check "n2 writes" n2 'echo of-n2 >/etc/pve/y'
 await 10 "n1 has it" n1 'test "$(cat /etc/pve/y)" = of-n2 && test "$(cat /etc/pve/x)" = x'
 await 60 "the service for joins is back on n2" n2 'systemctl is-active pvecm-serve'
 
+check "a number is given to one node alone" n1 'test "$(pvecm nextid --reserve)" = 100'
+await 10 "n2 gets the next one" n2 'test "$(pvecm nextid)" = 101 && test "$(pvecm nextid --reserve)" = 101'
+check "the address for migrations is that in the network" n2 \
+    'echo "migration: network=10.98.0.0/24" >/etc/pve/datacenter.cfg && \
+    test "$(pvecm mtunnel --get_migration_ip)" = "ip: '"'$network.2'"'"'
+
 log "services that die come back"
 for unit in corosync-lite pve-cluster pvecm-serve; do
     await 30 "$unit runs" n1 "systemctl is-active $unit"
