@@ -252,13 +252,19 @@ check "the name of Corosync means corosync-lite" n1 \
 boot n2
 await 60 "n2 is up" n2 'systemctl is-active --quiet multi-user.target'
 check "packages install" n2 "$install"
-fingerprint=$(on n1 'openssl x509 -noout -fingerprint -sha256 -in /etc/pve/nodes/n1/pve-ssl.pem' | cut -d= -f2)
+fingerprint=$(on n1 'pvecm join-info' | sed -n 's/.*"pve_fp": *"\([^"]*\)".*/\1/p' | head -n 1)
 echo "$password" >"$dir/n2/root/root/password"
 check "it joins" n2 "pvecm add n1 --password-file /root/password --fingerprint $fingerprint"
 await 60 "quorum on n2" n2 "$quorate"
 check "n2 writes" n2 'echo of-n2 >/etc/pve/y'
 await 10 "n1 has it" n1 'test "$(cat /etc/pve/y)" = of-n2 && test "$(cat /etc/pve/x)" = x'
 await 60 "the service for joins is back on n2" n2 'systemctl is-active pvecm-serve'
+
+check "a number is given to one node alone" n1 'test "$(pvecm nextid --reserve)" = 100'
+await 10 "n2 gets the next one" n2 'test "$(pvecm nextid)" = 101 && test "$(pvecm nextid --reserve)" = 101'
+check "the address for migrations is that in the network" n2 \
+    'echo "migration: network=10.98.0.0/24" >/etc/pve/datacenter.cfg && \
+    test "$(pvecm mtunnel --get_migration_ip)" = "ip: '"'$network.2'"'"'
 
 log "services that die come back"
 for unit in corosync-lite pve-cluster pvecm-serve; do
