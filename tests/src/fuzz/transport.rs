@@ -108,7 +108,7 @@ impl Pair {
             7 => {
                 let mut packet = Vec::new();
                 let old = self.record.get(fields.index(self.record.len()));
-                if old.is_some_and(|old| self.hostile.open(old, &mut packet)) {
+                if old.is_some_and(|old| self.hostile.open(old, &mut packet).is_some()) {
                     fields.patch(&mut packet);
                     self.inject_sealed(0, &packet);
                 }

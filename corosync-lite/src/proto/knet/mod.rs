@@ -26,6 +26,7 @@ pub mod seal;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -49,7 +50,8 @@ use defrag::Fingerprint;
 use host::Host;
 use link::{Link, PingTime};
 use outbox::{Destination, Outbox, overhead};
-use seal::Seal;
+use seal::{MadeWith, Seal};
+use unread::Unread;
 
 /// Peers lose track of the numbers of a sender that never pings; so pings are sent also after
 /// this many messages.
@@ -102,6 +104,9 @@ pub enum Event {
     HostUp(NodeId),
     /// A host has lost its last usable link.
     HostDown(NodeId),
+    /// A host sends messages with the keys that were prepared, and this node does not yet. Told
+    /// once for each change of keys.
+    NextKeysUsed(NodeId),
 }
 
 /// Why a message was not sent.
@@ -151,6 +156,9 @@ pub struct Knet {
     data_room: usize,
     deadline: Option<Instant>,
     opened: Vec<u8>,
+    unread: Unread,
+    /// [`Event::NextKeysUsed`] was told.
+    next_keys_used: bool,
 }
 
 impl Knet {
@@ -186,6 +194,8 @@ impl Knet {
             data_room: FALLBACK_DATA_ROOM,
             deadline: Some(now),
             opened: Vec::new(),
+            unread: Unread::default(),
+            next_keys_used: false,
         };
         for (host, addresses) in config.hosts {
             knet.set_host(now, host, &addresses)?;
@@ -204,9 +214,13 @@ impl Knet {
         datagram: &[u8],
     ) -> Result<(), Discard> {
         self.stats.received += 1;
+        let from = from.to_canonical();
         let mut opened = std::mem::take(&mut self.opened);
-        let result = self.open_datagram(now, from.to_canonical(), datagram, &mut opened);
+        let result = self.open_datagram(now, from, datagram, &mut opened);
         self.opened = opened;
+        if result == Err(Discard::Unauthentic) {
+            self.unread.keep(now, from, datagram);
+        }
         if let Err(reason) = result {
             self.stats.drops.count(reason);
         }
@@ -354,9 +368,8 @@ impl Knet {
         if !self.hosts.values().any(|host| host.has_address(from)) {
             return Err(Discard::UnknownSource);
         }
-        if !self.outbox.seal.open(datagram, opened) {
-            return Err(Discard::Unauthentic);
-        }
+        let made_with = self.outbox.seal.open(datagram, opened);
+        let made_with = made_with.ok_or(Discard::Unauthentic)?;
         let packet = Packet::decode(opened).map_err(|_| Discard::Malformed)?;
         if packet.node == self.outbox.local {
             return Err(Discard::Own);
@@ -371,6 +384,10 @@ impl Knet {
                     return Err(Discard::WrongSource);
                 }
                 let message = receive_data(now, host, fingerprint, &header, payload)?;
+                if made_with == MadeWith::Next && !self.next_keys_used {
+                    self.next_keys_used = true;
+                    self.events.push_back(Event::NextKeysUsed(node));
+                }
                 self.deliver(node, message)
             }
             Body::Ping(ping) => {
