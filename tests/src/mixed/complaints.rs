@@ -38,7 +38,7 @@ const SUSPECT: [&str; 25] = [
 ];
 
 /// Parts of lines that say nothing about other daemons.
-const HARMLESS: [&str; 21] = [
+const HARMLESS: [&str; 22] = [
     // Containers and virtual machines commonly forbid both, and the daemons do without.
     "RLIMIT_MEMLOCK",
     "SCHED_RR",
@@ -66,8 +66,9 @@ const HARMLESS: [&str; 21] = [
     // What a message of an old ring is for Corosync; it says so in debug messages alone.
     "for old ring - discarding",
     "Resource temporarily unavailable",
-    // Other tests keep the disk busy.
+    // Other tests keep the disk and the processors busy.
     "storing the ring id took",
+    "process was not scheduled for",
     // Another node said that it has to end.
     "exiting with status -1 at cfg.c",
     // During a change of keys libknet tries one after the other; when none fits, it says more.
