@@ -37,14 +37,17 @@ pub struct Outcome {
     pub sent: usize,
     /// Messages that were delivered, at all members together.
     pub delivered: usize,
+    /// Changes of membership that members were told of, together.
+    pub views: usize,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} messages sent, {} delivered, all in one order; killed {:?}, left {:?}",
-            self.sent, self.delivered, self.killed, self.left
+            "{} messages sent, {} delivered, all in one order; {} changes of membership told; \
+             killed {:?}, left {:?}",
+            self.sent, self.delivered, self.views, self.killed, self.left
         )
     }
 }
@@ -92,6 +95,8 @@ pub fn run(ring: &mut Ring, plan: &Plan, mut say: impl FnMut(&str)) -> Result<Ou
         .iter()
         .map(|it| it.steps.iter().filter(is_message).count());
     outcome.delivered = delivered.sum();
+    let steps: usize = sessions.iter().map(|it| it.steps.len()).sum();
+    outcome.views = steps - outcome.delivered;
     ensure!(outcome.delivered > 0, "nothing was sent");
     Ok(outcome)
 }
