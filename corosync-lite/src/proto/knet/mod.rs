@@ -469,6 +469,7 @@ impl Knet {
             .max(payload.len().div_ceil(usize::from(MAX_FRAGMENTS)));
         let count = payload.len().div_ceil(room).max(1);
         let fragments = u8::try_from(count).unwrap_or(MAX_FRAGMENTS);
+        let mut datagrams = Vec::with_capacity(count);
         for number in 1..=fragments {
             let start = usize::from(number - 1) * room;
             let end = payload.len().min(start + room);
@@ -484,10 +485,14 @@ impl Knet {
             let Some(datagram) = self.outbox.data(&mut self.stats, header, fragment) else {
                 return;
             };
-            for (node, host) in &mut self.hosts {
-                if !wanted(*node) || !host.reachable {
-                    continue;
-                }
+            datagrams.push(datagram);
+        }
+        for (node, host) in &mut self.hosts {
+            if !wanted(*node) || !host.reachable {
+                continue;
+            }
+            // In a row for each host: so they can be handed to the kernel as one.
+            for datagram in &datagrams {
                 host.choose(self.link_mode, |link_number, link| {
                     let to = Destination::new(*node, link_number, link);
                     self.outbox
