@@ -141,6 +141,11 @@ impl Clients {
         }
     }
 
+    /// Wakes the clients that were notified.
+    pub(super) fn ring(&mut self) {
+        self.server.ring();
+    }
+
     pub(super) fn set_flow(&mut self, service: Service, flow: Flow) {
         let flow = match flow {
             Flow::Open => FlowControl::Free,
