@@ -16,6 +16,8 @@ use super::channels::Channels;
 use super::ring::RingError;
 use super::wire::{HELLO_LEN, Hello, WireError};
 
+/// What an event that waits takes beyond its bytes.
+const EVENT_EXTRA: usize = 64;
 /// Doorbells sent with one call: one byte for each event, and the client takes one for each.
 const BELLS_MAX: usize = 64;
 /// The client is woken when it has so much to read: it shall begin before the ring is full.
@@ -226,7 +228,7 @@ impl Connection {
             if !open.channels.event.put(&[event])? {
                 break;
             }
-            open.queued_bytes -= event.len();
+            open.queued_bytes -= taken_by(event);
             open.queue.pop_front();
             open.bells_owed += 1;
         }
@@ -314,12 +316,11 @@ impl Open {
         self.bells_owed >= BELLS_MAX || self.unheard >= UNHEARD_MAX || !self.queue.is_empty()
     }
 
-    /// Queues an event, within the bounds of the caller.
+    /// Queues an event, within the bound of the caller.
     pub(super) fn queue_event(
         &mut self,
         parts: &[&[u8]],
         bytes_max: usize,
-        count_max: usize,
     ) -> Result<(), CloseReason> {
         self.traffic.events += 1;
         self.unheard += parts.iter().map(|part| part.len()).sum::<usize>();
@@ -329,13 +330,18 @@ impl Open {
             return Ok(());
         }
         let event = parts.concat();
-        if self.queued_bytes + event.len() > bytes_max || self.queue.len() >= count_max {
+        if self.queued_bytes + taken_by(&event) > bytes_max {
             return Err(CloseReason::EventOverrun);
         }
-        self.queued_bytes += event.len();
+        self.queued_bytes += taken_by(&event);
         self.queue.push_back(event);
         Ok(())
     }
+}
+
+/// Memory of an event that waits.
+fn taken_by(event: &[u8]) -> usize {
+    event.len() + EVENT_EXTRA
 }
 
 const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);

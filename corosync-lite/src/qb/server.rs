@@ -69,8 +69,6 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// Bytes of events that wait for one client, besides those in its ring.
     pub event_bytes_max: usize,
-    /// Number of such events.
-    pub events_max: usize,
 }
 
 impl Default for Options {
@@ -82,8 +80,8 @@ impl Default for Options {
             connections_max: 1024,
             handshakes_max: 128,
             handshake_timeout: Duration::from_secs(5),
-            event_bytes_max: 16 << 20,
-            events_max: 65_536,
+            // What a ring can bring while a busy machine keeps the client from running.
+            event_bytes_max: 128 << 20,
         }
     }
 }

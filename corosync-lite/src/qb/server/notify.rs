@@ -29,14 +29,14 @@ impl Server {
         error: i32,
         body: &[&[u8]],
     ) -> Result<(), SendError> {
-        let (bytes_max, count_max) = (self.options.event_bytes_max, self.options.events_max);
+        let bytes_max = self.options.event_bytes_max;
         let (open, head) = self.prepare(connection, id, error, body)?;
         if open.left.is_some() {
             return Ok(());
         }
         let parts = parts_of(&head, body);
         let is_first = !open.owes_bells();
-        if let Err(reason) = open.queue_event(&parts, bytes_max, count_max) {
+        if let Err(reason) = open.queue_event(&parts, bytes_max) {
             self.end(connection.0, reason);
             return Err(SendError::Closed);
         }
