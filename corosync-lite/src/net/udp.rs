@@ -192,11 +192,16 @@ impl Socket {
                         continue;
                     }
                     let is_late = own.is_none() && failures.len() > before;
-                    if is_late && again != Some(done) {
+                    // Errors of datagrams sent earlier may come without a report, too.
+                    if own.is_none() && again != Some(done) {
                         again = Some(done);
                         continue;
                     }
-                    let failure = own.map_or_else(|| classify(errno, None), |own| own.failure);
+                    let failure = match own.map(|own| own.failure) {
+                        Some(failure) => failure,
+                        None if is_late => SendFailure::Other,
+                        None => classify(errno, None),
+                    };
                     failures.extend(to.map(|to| Failure {
                         index: Some(done),
                         to,
@@ -245,8 +250,12 @@ impl Socket {
             let number = i32::try_from(report.ee_errno).ok()?;
             let error = Errno::from_raw(number);
             let mtu = u16::try_from(report.ee_info).ok().filter(|mtu| *mtu != 0);
-            let failure = classify(error, mtu);
             let is_local = report.ee_origin == libc::SO_EE_ORIGIN_LOCAL;
+            // What others say may be forged: that much is believed, but no number.
+            let failure = match classify(error, mtu.filter(|_| is_local)) {
+                SendFailure::LinkUnusable if !is_local => SendFailure::Reported,
+                failure => failure,
+            };
             Some((
                 Failure {
                     index: None,
@@ -377,10 +386,10 @@ fn classify(error: Errno, mtu: Option<u16>) -> SendFailure {
         | Errno::EHOSTDOWN
         | Errno::EHOSTUNREACH
         | Errno::EADDRNOTAVAIL
-        | Errno::ECONNREFUSED
         | Errno::ENODEV
         // The socket is bound to an address that the host has lost.
         | Errno::EINVAL => SendFailure::LinkUnusable,
+        Errno::ECONNREFUSED => SendFailure::Reported,
         _ => SendFailure::Other,
     }
 }

@@ -101,7 +101,7 @@ fn a_peer_that_is_not_there_is_reported_for_its_own_datagram() {
     assert_eq!(failures.len(), 1);
     let failure = failures[0];
     assert_eq!((failure.index, failure.to), (None, gone));
-    assert_eq!(failure.failure, SendFailure::LinkUnusable);
+    assert_eq!(failure.failure, SendFailure::Reported);
     let (mut inbox, mut none) = (Inbox::default(), Vec::new());
     wait_readable(&there);
     there.receive(&mut inbox, &mut none).unwrap();
@@ -210,6 +210,8 @@ fn each_datagram_of_a_run_that_is_refused_has_its_own_answer() {
     let datagrams = [to(elsewhere), to(elsewhere), to(at(&there)), to(at(&there))];
     let mut failures = Vec::new();
     assert_eq!(socket.send(&datagrams, &mut failures), 4);
+    let unusable = |it: &Failure| it.failure == SendFailure::LinkUnusable;
+    assert!(failures.iter().all(unusable), "{failures:?}");
     let failed: Vec<_> = failures.iter().map(|it| (it.index, it.to)).collect();
     assert_eq!(failed, [(Some(0), elsewhere), (Some(1), elsewhere)]);
     assert_eq!(take(&there, 2), [b"four", b"four"]);

@@ -126,9 +126,11 @@ pub enum SendFailure {
         /// Largest IP packet that the kernel would take, if it says so.
         mtu: Option<u16>,
     },
-    /// The link can not be used: network, host, local address or the peer's socket are gone
-    /// (ENETDOWN, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, ECONNREFUSED).
+    /// This host can not send on the link: its interface, route or address are gone (ENETDOWN,
+    /// ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL).
     LinkUnusable,
+    /// Somebody on the way or the peer's host says that it did not arrive (ICMP): anyone could.
+    Reported,
     /// A passing condition (EAGAIN, ENOBUFS), or one that says nothing about the link.
     Other,
 }
@@ -243,6 +245,7 @@ impl Knet {
                 };
                 link.pmtud.handle_too_large(now, probe, mtu);
             }
+            SendFailure::Reported => link.doubt(now),
             SendFailure::LinkUnusable => {
                 if link.take_down(now) {
                     self.events.push_back(Event::LinkDown {
