@@ -352,6 +352,7 @@ impl Runtime {
                 Output::Log(log) => words::say(&log),
             }
         }
+        self.clients.ring();
         Ok(())
     }
 

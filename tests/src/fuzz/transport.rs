@@ -136,9 +136,10 @@ impl Pair {
         let Some(sent) = self.last.clone() else {
             return;
         };
-        let failure = match fields.byte() % 3 {
+        let failure = match fields.byte() % 4 {
             0 => SendFailure::LinkUnusable,
             1 => SendFailure::Other,
+            2 => SendFailure::Reported,
             _ => SendFailure::TooLarge {
                 mtu: Some(fields.short()).filter(|mtu| *mtu != 0),
             },

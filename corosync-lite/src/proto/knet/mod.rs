@@ -131,9 +131,11 @@ pub enum SendFailure {
         /// Largest IP packet that the kernel would take, if it says so.
         mtu: Option<u16>,
     },
-    /// The link can not be used: network, host, local address or the peer's socket are gone
-    /// (ENETDOWN, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, ECONNREFUSED).
+    /// This host can not send on the link: its interface, route or address are gone (ENETDOWN,
+    /// ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL).
     LinkUnusable,
+    /// Somebody on the way or the peer's host says that it did not arrive (ICMP): anyone could.
+    Reported,
     /// A passing condition (EAGAIN, ENOBUFS), or one that says nothing about the link.
     Other,
 }
@@ -257,6 +259,7 @@ impl Knet {
                 };
                 link.pmtud.handle_too_large(now, probe, mtu);
             }
+            SendFailure::Reported => link.doubt(now),
             SendFailure::LinkUnusable => {
                 if link.take_down(now) {
                     self.events.push_back(Event::LinkDown {
@@ -486,6 +489,7 @@ impl Knet {
             .max(payload.len().div_ceil(usize::from(MAX_FRAGMENTS)));
         let count = payload.len().div_ceil(room).max(1);
         let fragments = u8::try_from(count).unwrap_or(MAX_FRAGMENTS);
+        let mut datagrams = Vec::with_capacity(count);
         for number in 1..=fragments {
             let start = usize::from(number - 1) * room;
             let end = payload.len().min(start + room);
@@ -501,10 +505,14 @@ impl Knet {
             let Some(datagram) = self.outbox.data(&mut self.stats, header, fragment) else {
                 return;
             };
-            for (node, host) in &mut self.hosts {
-                if !wanted(*node) || !host.reachable {
-                    continue;
-                }
+            datagrams.push(datagram);
+        }
+        for (node, host) in &mut self.hosts {
+            if !wanted(*node) || !host.reachable {
+                continue;
+            }
+            // In a row for each host: so they can be handed to the kernel as one.
+            for datagram in &datagrams {
                 host.choose(self.link_mode, |link_number, link| {
                     let to = Destination::new(*node, link_number, link);
                     self.outbox
