@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod histories;
 pub mod lab;
 pub mod load;
+pub mod member;
 pub mod mixed;
 pub mod process;
 pub mod ringbench;

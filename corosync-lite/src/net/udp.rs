@@ -4,8 +4,15 @@
 //! report waits in the error queue of the socket, and the next call on the socket, whatever it
 //! is, fails with its number. So after each failure the queue is emptied, each report goes to the
 //! address that it is about, and the call is made again.
+//!
+//! Datagrams that go to one address in a row, all of one length but a shorter last one, are a run:
+//! the kernel takes it as one and cuts it as late as it can, and gives such back as one. What is
+//! on the wire is the same. A run that is refused is sent again datagram by datagram, so that each
+//! has its own answer.
 
+use std::cell::Cell;
 use std::io::{self, IoSliceMut};
+use std::iter;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 
@@ -16,7 +23,7 @@ use nix::sys::socket::{
     recvmsg, setsockopt, socket, sockopt,
 };
 
-use super::sys::{self, BATCH, Received};
+use super::sys::{self, BATCH, RUN_MAX, Received};
 use crate::proto::node::{Multicast, SendFailure, SocketId, SocketSpec};
 
 /// A datagram is no longer than this.
@@ -27,6 +34,8 @@ const BUFFER: usize = 8 << 20;
 const PRIORITY: i32 = 6;
 /// The header asks routers for little delay.
 const LOW_DELAY: i32 = 0x10;
+/// Bytes of a run: with heads it is an IP packet, for the kernel.
+const RUN_BYTES_MAX: usize = 65_000;
 /// Reports taken at a time; others wait for the next call.
 const REPORTS_MAX: usize = 256;
 
@@ -73,9 +82,14 @@ impl Inbox {
     /// What the last call received: senders and datagrams.
     pub fn iter(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
         let slots = self.space.chunks_exact(SLOT);
-        self.got.iter().zip(slots).filter_map(|(got, slot)| {
-            let got = got.as_ref()?;
-            Some((got.from, slot.get(..got.len)?))
+        self.got.iter().zip(slots).flat_map(|(got, slot)| {
+            let got = got.as_ref();
+            let bytes = got.and_then(|got| slot.get(..got.len));
+            got.zip(bytes).into_iter().flat_map(|(got, bytes)| {
+                // One of no length has no chunk; nobody sends such.
+                let datagrams = bytes.chunks(got.each.max(1));
+                datagrams.map(|datagram| (got.from, datagram))
+            })
         })
     }
 
@@ -93,6 +107,8 @@ impl Inbox {
 #[derive(Debug)]
 pub struct Socket {
     socket: UdpSocket,
+    /// The kernel takes runs.
+    takes_runs: Cell<bool>,
 }
 
 impl Socket {
@@ -116,7 +132,12 @@ impl Socket {
             }
             send_to_group(&socket, group)?;
         }
-        Ok(Self { socket })
+        // Datagrams that are not cut to the path may have to be cut by the kernel one by one.
+        let takes_runs = sys::join_runs(socket.as_fd()) && spec.dont_fragment;
+        Ok(Self {
+            socket,
+            takes_runs: Cell::new(takes_runs),
+        })
     }
 
     /// Takes what is there. Never blocks; nothing is there when the box is empty afterwards.
@@ -146,9 +167,15 @@ impl Socket {
     pub fn send(&self, datagrams: &[Outgoing<'_>], failures: &mut Vec<Failure>) -> usize {
         let mut done = 0;
         let mut again = None;
+        // Up to here each datagram is sent alone.
+        let mut alone = 0_usize;
         while let Some(rest) = datagrams.get(done..).filter(|rest| !rest.is_empty()) {
-            let items = rest.iter().map(|datagram| (datagram.to, datagram.bytes));
-            match sys::send(self.socket.as_fd(), items) {
+            let lonely = if self.takes_runs.get() {
+                alone.saturating_sub(done)
+            } else {
+                rest.len()
+            };
+            match sys::send(self.socket.as_fd(), runs(rest, lonely)) {
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return done,
@@ -157,12 +184,24 @@ impl Socket {
                     let to = rest.first().map(|datagram| datagram.to);
                     let before = failures.len();
                     let own = self.take_reports(failures).filter(|own| Some(own.to) == to);
+                    let refused = runs(rest, lonely).next().map_or(1, <[_]>::len);
+                    if refused > 1 {
+                        alone = done + refused;
+                        // The route can not do it at all.
+                        self.takes_runs.set(errno != Errno::EIO);
+                        continue;
+                    }
                     let is_late = own.is_none() && failures.len() > before;
-                    if is_late && again != Some(done) {
+                    // Errors of datagrams sent earlier may come without a report, too.
+                    if own.is_none() && again != Some(done) {
                         again = Some(done);
                         continue;
                     }
-                    let failure = own.map_or_else(|| classify(errno, None), |own| own.failure);
+                    let failure = match own.map(|own| own.failure) {
+                        Some(failure) => failure,
+                        None if is_late => SendFailure::Other,
+                        None => classify(errno, None),
+                    };
                     failures.extend(to.map(|to| Failure {
                         index: Some(done),
                         to,
@@ -211,8 +250,12 @@ impl Socket {
             let number = i32::try_from(report.ee_errno).ok()?;
             let error = Errno::from_raw(number);
             let mtu = u16::try_from(report.ee_info).ok().filter(|mtu| *mtu != 0);
-            let failure = classify(error, mtu);
             let is_local = report.ee_origin == libc::SO_EE_ORIGIN_LOCAL;
+            // What others say may be forged: that much is believed, but no number.
+            let failure = match classify(error, mtu.filter(|_| is_local)) {
+                SendFailure::LinkUnusable if !is_local => SendFailure::Reported,
+                failure => failure,
+            };
             Some((
                 Failure {
                     index: None,
@@ -230,6 +273,35 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Cuts datagrams into runs; each of the first `lonely` is one of its own.
+fn runs<'a, 'b>(
+    mut rest: &'b [Outgoing<'a>],
+    mut lonely: usize,
+) -> impl Iterator<Item = &'b [Outgoing<'a>]> {
+    iter::from_fn(move || {
+        let len = if lonely > 0 { 1 } else { run_len(rest) };
+        lonely = lonely.saturating_sub(1);
+        let (run, behind) = rest.split_at_checked(len)?;
+        rest = behind;
+        Some(run)
+    })
+}
+
+/// How many datagrams, at least one, make a run.
+fn run_len(datagrams: &[Outgoing<'_>]) -> usize {
+    let Some(first) = datagrams.first() else {
+        return 1;
+    };
+    let each = first.bytes.len().max(1);
+    let most = RUN_MAX.min(RUN_BYTES_MAX / each).max(1);
+    let alike = |other: &&Outgoing<'_>| other.to == first.to && other.bytes.len() == each;
+    let whole = datagrams.iter().take(most).take_while(alike).count().max(1);
+    let last = datagrams.get(whole).filter(|last| {
+        whole < most && last.to == first.to && (1..each).contains(&last.bytes.len())
+    });
+    whole + usize::from(last.is_some())
 }
 
 fn make(v4: bool, shared: bool) -> io::Result<UdpSocket> {
@@ -314,10 +386,10 @@ fn classify(error: Errno, mtu: Option<u16>) -> SendFailure {
         | Errno::EHOSTDOWN
         | Errno::EHOSTUNREACH
         | Errno::EADDRNOTAVAIL
-        | Errno::ECONNREFUSED
         | Errno::ENODEV
         // The socket is bound to an address that the host has lost.
         | Errno::EINVAL => SendFailure::LinkUnusable,
+        Errno::ECONNREFUSED => SendFailure::Reported,
         _ => SendFailure::Other,
     }
 }

@@ -101,7 +101,7 @@ fn a_peer_that_is_not_there_is_reported_for_its_own_datagram() {
     assert_eq!(failures.len(), 1);
     let failure = failures[0];
     assert_eq!((failure.index, failure.to), (None, gone));
-    assert_eq!(failure.failure, SendFailure::LinkUnusable);
+    assert_eq!(failure.failure, SendFailure::Reported);
     let (mut inbox, mut none) = (Inbox::default(), Vec::new());
     wait_readable(&there);
     there.receive(&mut inbox, &mut none).unwrap();
@@ -156,4 +156,88 @@ fn ipv6_works_alike() {
     other.receive(&mut inbox, &mut failures).unwrap();
     let got: Vec<_> = inbox.iter().collect();
     assert_eq!(got, [(at(&socket), &b"six"[..])]);
+}
+
+/// Everything that comes until `count` datagrams are there.
+fn take(socket: &Socket, count: usize) -> Vec<Vec<u8>> {
+    let (mut inbox, mut failures, mut got) = (Inbox::default(), Vec::new(), Vec::new());
+    while got.len() < count {
+        wait_readable(socket);
+        inbox.clear();
+        socket.receive(&mut inbox, &mut failures).unwrap();
+        got.extend(inbox.iter().map(|(_, datagram)| datagram.to_vec()));
+    }
+    assert_eq!(failures, []);
+    got
+}
+
+#[test]
+fn runs_are_cut_and_joined_again() {
+    let (socket, one, two) = (
+        knet(local()).unwrap(),
+        knet(local()).unwrap(),
+        knet(local()).unwrap(),
+    );
+    let bytes = |number: usize| {
+        let len = if number % 70 == 69 { 3 } else { 1400 };
+        vec![u8::try_from(number % 251).unwrap(); len]
+    };
+    let sent: Vec<Vec<u8>> = (0..300).map(bytes).collect();
+    let to = |to| sent.iter().map(move |bytes| Outgoing { to, bytes });
+    let mut mixed: Vec<_> = to(at(&one)).zip(to(at(&two))).collect();
+    let alternating = mixed.split_off(200);
+    let in_a_row = mixed
+        .iter()
+        .map(|(one, _)| *one)
+        .chain(mixed.iter().map(|(_, two)| *two));
+    let datagrams: Vec<_> = in_a_row
+        .chain(alternating.iter().flat_map(|(one, two)| [*one, *two]))
+        .collect();
+    let mut failures = Vec::new();
+    assert_eq!(socket.send(&datagrams, &mut failures), datagrams.len());
+    assert_eq!(failures, []);
+    assert_eq!(take(&one, sent.len()), sent);
+    assert_eq!(take(&two, sent.len()), sent);
+}
+
+#[test]
+fn each_datagram_of_a_run_that_is_refused_has_its_own_answer() {
+    let socket = knet(local()).unwrap();
+    let there = knet(local()).unwrap();
+    // Not from the loopback address.
+    let elsewhere = SocketAddr::from(([192, 0, 2, 1], 5405));
+    let to = |to| Outgoing { to, bytes: b"four" };
+    let datagrams = [to(elsewhere), to(elsewhere), to(at(&there)), to(at(&there))];
+    let mut failures = Vec::new();
+    assert_eq!(socket.send(&datagrams, &mut failures), 4);
+    let unusable = |it: &Failure| it.failure == SendFailure::LinkUnusable;
+    assert!(failures.iter().all(unusable), "{failures:?}");
+    let failed: Vec<_> = failures.iter().map(|it| (it.index, it.to)).collect();
+    assert_eq!(failed, [(Some(0), elsewhere), (Some(1), elsewhere)]);
+    assert_eq!(take(&there, 2), [b"four", b"four"]);
+}
+
+#[test]
+fn runs_end_where_the_kernel_could_not_cut() {
+    let (one, two) = (local(), SocketAddr::from(([127, 0, 0, 2], 1)));
+    let lens = |datagrams: &[(SocketAddr, usize)]| -> Vec<usize> {
+        let bytes = vec![0; 65_000];
+        let outgoing = |(to, len): &(SocketAddr, usize)| Outgoing {
+            to: *to,
+            bytes: &bytes[..*len],
+        };
+        let outgoing: Vec<_> = datagrams.iter().map(outgoing).collect();
+        runs(&outgoing, 0).map(<[_]>::len).collect()
+    };
+    assert_eq!(lens(&[]), [0; 0]);
+    assert_eq!(lens(&[(one, 9), (one, 9), (one, 4), (one, 4)]), [3, 1]);
+    assert_eq!(lens(&[(one, 9), (one, 10), (one, 10)]), [1, 2]);
+    assert_eq!(lens(&[(one, 9), (two, 9), (two, 3)]), [1, 2]);
+    assert_eq!(
+        lens(&[(one, 0), (one, 0), (one, 1), (one, 0)]),
+        [1, 1, 1, 1]
+    );
+    assert_eq!(lens(&[(one, 20); 130]), [64, 64, 2]);
+    assert_eq!(lens(&[(one, 30_000); 3]), [2, 1]);
+    assert_eq!(lens(&[(one, 65_000); 2]), [1, 1]);
 }

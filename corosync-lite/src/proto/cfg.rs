@@ -13,8 +13,11 @@
 //! sent with. The second one says that the node sends with it: when all have said so, the old key
 //! is forgotten. So nobody sends what a member can not read, however far behind that is. (The
 //! original goes by its own messages alone, and loses members that lag behind.) A member that has
-//! not loaded the key holds the change up until it reloads or leaves. When a member of the original
-//! sends its second message before that, it is about to forget the old key, so this node follows.
+//! not loaded the key holds the change up until it reloads or leaves.
+//!
+//! A member of the original waits for nobody: it sends with the new key one visit of the token after
+//! it has loaded it, and forgets the old one at the next. So when a member uses the new key, or says
+//! so, before all accept it, this node [follows](Cfg::follow).
 //!
 //! Invariants: each request gets one response, unless its client goes. What is kept grows with the
 //! number of clients alone, whatever the network or a client sends. A step of an older change of
@@ -67,6 +70,9 @@ pub enum Output {
     ActivateKeys,
     /// The transport accepts the old key no longer.
     CleanupKeys,
+    /// Members may have missed what was sent with the new key before they had it: send it again with
+    /// the old one when the token comes, then call [`Cfg::follow`].
+    Repeat,
     /// Leave the ring in order and stop.
     Shutdown,
     /// Stop at once with exit status 255, without leaving the ring.
@@ -100,6 +106,13 @@ pub enum Log {
         /// Which one.
         node: NodeId,
     },
+    /// This node sends with the new key.
+    KeysInUse {
+        /// Because others do, before all have said that they accept it.
+        follows: bool,
+    },
+    /// All members send with the new key, and this node has forgotten the old one.
+    KeysChanged,
     /// A vote on the shutdown of this node has ended.
     ShutdownVote {
         /// It stops.
@@ -250,6 +263,10 @@ impl Cfg {
                 }
             }
             Message::Reload(source) => {
+                if self.running.is_none() && !self.is_changing() {
+                    // Of members that were late for the last change.
+                    self.accept.clear();
+                }
                 let connection = ClientId(source.connection);
                 let own = sender == self.local && self.asked.remove(&connection);
                 self.log(Log::ReloadAsked { by: sender });
@@ -451,21 +468,44 @@ impl Cfg {
             *count -= 1;
             *waits = *count == 0;
         }
-        let begun = self.activations > 0 || self.waits_to_activate;
-        // Unless the message ends a change before this one.
-        let of_this = self.cleanups == 0 && !self.waits_to_clean_up;
-        if phase == CryptoPhase::Cleanup && is_member && sender != self.local && begun && of_this {
-            return self.activate();
+        if phase == CryptoPhase::Cleanup && is_member && sender != self.local && self.may_follow() {
+            return self.activate(true);
         }
         self.change_keys();
     }
 
-    fn activate(&mut self) {
+    /// A new key is loaded and not sent with.
+    fn is_changing(&self) -> bool {
+        self.activations > 0 || self.waits_to_activate
+    }
+
+    /// Others that are ahead are so with this change, not with one before it.
+    fn may_follow(&self) -> bool {
+        self.is_changing() && self.cleanups == 0 && !self.waits_to_clean_up
+    }
+
+    /// A member sends with the new key, and this node does not.
+    pub fn next_keys_used(&mut self) {
+        if self.may_follow() {
+            self.output.push_back(Output::Repeat);
+        }
+    }
+
+    /// The token was passed on after [`Output::Repeat`]. The member that uses the new key forgets the
+    /// old one when it gets the token again, and all others have had the token with the key loaded.
+    pub fn follow(&mut self) {
+        if self.may_follow() {
+            self.activate(true);
+        }
+    }
+
+    fn activate(&mut self, follows: bool) {
         // Own messages that are on the way have nothing to say any more.
         self.activations = 0;
         self.waits_to_activate = false;
         self.accept.clear();
         self.output.push_back(Output::ActivateKeys);
+        self.log(Log::KeysInUse { follows });
         self.cleanups += 1;
         self.mcast(Message::CryptoReconfig(CryptoPhase::Cleanup));
     }
@@ -477,13 +517,14 @@ impl Cfg {
             return;
         }
         if self.waits_to_activate && self.members.is_subset(&self.accept) {
-            self.activate();
+            self.activate(false);
         }
         let idle = self.cleanups == 0 && !self.waits_to_activate;
         if idle && self.waits_to_clean_up && self.members.is_subset(&self.send) {
             self.waits_to_clean_up = false;
             self.send.clear();
             self.output.push_back(Output::CleanupKeys);
+            self.log(Log::KeysChanged);
         }
     }
 

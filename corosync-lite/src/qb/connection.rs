@@ -16,6 +16,13 @@ use super::channels::Channels;
 use super::ring::RingError;
 use super::wire::{HELLO_LEN, Hello, WireError};
 
+/// What an event that waits takes beyond its bytes.
+const EVENT_EXTRA: usize = 64;
+/// Doorbells sent with one call: one byte for each event, and the client takes one for each.
+const BELLS_MAX: usize = 64;
+/// The client is woken when it has so much to read: it shall begin before the ring is full.
+const UNHEARD_MAX: usize = 128 << 10;
+
 /// Who connected, as the kernel vouches for it: the real ids, not the effective ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
@@ -149,8 +156,10 @@ pub(super) struct Open {
     pub(super) left: Option<u32>,
     queue: VecDeque<Vec<u8>>,
     queued_bytes: usize,
-    /// Events in the ring for which no byte could be sent yet.
+    /// Events in the ring for which no byte was sent yet.
     bells_owed: usize,
+    /// Bytes of events since the last doorbell.
+    unheard: usize,
 }
 
 /// What an input led to.
@@ -219,18 +228,20 @@ impl Connection {
             if !open.channels.event.put(&[event])? {
                 break;
             }
-            open.queued_bytes -= event.len();
+            open.queued_bytes -= taken_by(event);
             open.queue.pop_front();
             open.bells_owed += 1;
         }
         while open.bells_owed > 0 {
-            match send(fd, b"\0", SEND_FLAGS) {
-                Ok(_) => open.bells_owed -= 1,
+            let bells = &[0; BELLS_MAX][..open.bells_owed.min(BELLS_MAX)];
+            match send(fd, bells, SEND_FLAGS) {
+                Ok(sent) => open.bells_owed -= sent.min(open.bells_owed),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => break,
                 Err(error) => return Err(lost(error)),
             }
         }
+        open.unheard = 0;
         open.traffic.queued = open.queue.len();
         Ok(open.bells_owed == 0 && open.queue.is_empty())
     }
@@ -291,30 +302,46 @@ impl Open {
             queue: VecDeque::new(),
             queued_bytes: 0,
             bells_owed: 0,
+            unheard: 0,
         }
     }
 
-    /// Queues an event, within the bounds of the caller.
+    /// Whether there are events of which the client was not told.
+    pub(super) fn owes_bells(&self) -> bool {
+        self.bells_owed > 0 || !self.queue.is_empty()
+    }
+
+    /// Whether the client has enough to do, or its ring has no more room.
+    pub(super) fn shall_ring(&self) -> bool {
+        self.bells_owed >= BELLS_MAX || self.unheard >= UNHEARD_MAX || !self.queue.is_empty()
+    }
+
+    /// Queues an event, within the bound of the caller.
     pub(super) fn queue_event(
         &mut self,
         parts: &[&[u8]],
         bytes_max: usize,
-        count_max: usize,
     ) -> Result<(), CloseReason> {
         self.traffic.events += 1;
+        self.unheard += parts.iter().map(|part| part.len()).sum::<usize>();
         // The short way: no copy in between.
         if self.queue.is_empty() && self.channels.event.put(parts)? {
             self.bells_owed += 1;
             return Ok(());
         }
         let event = parts.concat();
-        if self.queued_bytes + event.len() > bytes_max || self.queue.len() >= count_max {
+        if self.queued_bytes + taken_by(&event) > bytes_max {
             return Err(CloseReason::EventOverrun);
         }
-        self.queued_bytes += event.len();
+        self.queued_bytes += taken_by(&event);
         self.queue.push_back(event);
         Ok(())
     }
+}
+
+/// Memory of an event that waits.
+fn taken_by(event: &[u8]) -> usize {
+    event.len() + EVENT_EXTRA
 }
 
 const SEND_FLAGS: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);

@@ -14,6 +14,8 @@
 //! | size of messages that a client asks for | refused with `EINVAL` |
 //! | events that a client does not read | the client is disconnected |
 
+mod notify;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::File;
 use std::io;
@@ -49,9 +51,6 @@ const ACCEPTS_PER_TURN: usize = 64;
 const EVENTS_MAX: usize = 256;
 /// Requests of a client that is gone which are still served.
 const LEFT_MAX: u32 = 4096;
-/// How long until the ring of a slow client is looked at again, if the kernel does not say that
-/// it read something.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// Limits and places of a server.
 #[derive(Clone, Debug)]
@@ -70,8 +69,6 @@ pub struct Options {
     pub handshake_timeout: Duration,
     /// Bytes of events that wait for one client, besides those in its ring.
     pub event_bytes_max: usize,
-    /// Number of such events.
-    pub events_max: usize,
 }
 
 impl Default for Options {
@@ -83,8 +80,8 @@ impl Default for Options {
             connections_max: 1024,
             handshakes_max: 128,
             handshake_timeout: Duration::from_secs(5),
-            event_bytes_max: 16 << 20,
-            events_max: 65_536,
+            // What a ring can bring while a busy machine keeps the client from running.
+            event_bytes_max: 128 << 20,
         }
     }
 }
@@ -105,6 +102,8 @@ pub struct Server {
     events: VecDeque<Event>,
     /// Given up for a moment when descriptors are used up, to turn the next client away.
     spare: Option<File>,
+    /// Connections whose doorbell may have to be rung.
+    ringing: Vec<u64>,
     now: Option<Instant>,
     retry_at: Option<Instant>,
 }
@@ -133,6 +132,7 @@ impl Server {
             ready: VecDeque::new(),
             events: VecDeque::new(),
             spare: File::open("/dev/null").ok(),
+            ringing: Vec::new(),
             now: None,
             retry_at: None,
         })
@@ -228,7 +228,11 @@ impl Server {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
-            let id = self.ready.pop_front()?;
+            let Some(id) = self.ready.pop_front() else {
+                self.ring();
+                // Who can not be told any more is gone.
+                return self.events.pop_front();
+            };
             let Some(client) = self.connections.get_mut(&id) else {
                 continue;
             };
@@ -344,34 +348,6 @@ impl Server {
             Err(error) => error.into(),
         };
         self.end(connection.0, reason);
-        Err(SendError::Closed)
-    }
-
-    /// Sends an event, now or when the client has room for it.
-    ///
-    /// # Errors
-    /// See [`SendError`]. A client that lets events pile up is disconnected.
-    pub fn notify(
-        &mut self,
-        connection: ConnectionId,
-        id: i32,
-        error: i32,
-        body: &[&[u8]],
-    ) -> Result<(), SendError> {
-        let (bytes_max, count_max) = (self.options.event_bytes_max, self.options.events_max);
-        let (open, head) = self.prepare(connection, id, error, body)?;
-        if open.left.is_some() {
-            return Ok(());
-        }
-        let parts = parts_of(&head, body);
-        if let Err(reason) = open.queue_event(&parts, bytes_max, count_max) {
-            self.end(connection.0, reason);
-            return Err(SendError::Closed);
-        }
-        self.flush(connection.0);
-        if self.connections.contains_key(&connection.0) {
-            return Ok(());
-        }
         Err(SendError::Closed)
     }
 
@@ -591,29 +567,6 @@ impl Server {
         }
     }
 
-    /// Sends waiting events and doorbells; asks to be told when the client reads, if need be.
-    fn flush(&mut self, id: u64) {
-        let Some(client) = self.connections.get_mut(&id) else {
-            return;
-        };
-        let done = match client.flush_events() {
-            Ok(done) => done,
-            Err(reason) => return self.end(id, reason),
-        };
-        if client.watches_output == done {
-            // Edge: each doorbell that the client reads is an event, however full the socket is.
-            let interest = if done { INPUT } else { INPUT | OUTPUT_EDGE };
-            client.watches_output = !done;
-            let mut event = EpollEvent::new(interest, id);
-            if let Err(error) = self.epoll.modify(&client.stream, &mut event) {
-                return self.end(id, CloseReason::Socket(error));
-            }
-        }
-        if !done && self.retry_at.is_none() {
-            self.retry_at = self.now.map(|now| now + RETRY);
-        }
-    }
-
     fn make_channels(
         &self,
         id: u64,
@@ -669,7 +622,6 @@ impl AsFd for Server {
 }
 
 const INPUT: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLRDHUP);
-const OUTPUT_EDGE: EpollFlags = EpollFlags::EPOLLOUT.union(EpollFlags::EPOLLET);
 const HANGUP: EpollFlags = EpollFlags::EPOLLHUP
     .union(EpollFlags::EPOLLRDHUP)
     .union(EpollFlags::EPOLLERR);

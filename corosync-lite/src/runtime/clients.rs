@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use crate::proto::node::{Credentials, Flow, Node, Request, Service};
-use crate::qb::{self, ConnectionId, Event, FlowControl, SendError, Server, ServiceId};
+use crate::qb::{
+    self, CloseReason, ConnectionId, Event, FlowControl, SendError, Server, ServiceId,
+};
 use crate::service::{ClientId, Message, cmap};
 
 /// The daemon has no membership yet: clients try again.
@@ -117,7 +119,7 @@ impl Clients {
             } => {
                 let client = ClientId(connection.number());
                 if let Some((_, service)) = self.table.remove(&client) {
-                    tracing::debug!(target: "QB", "client of '{}': {reason}", service.name());
+                    tell_end(service, reason);
                     node.client_gone(now, client);
                 }
             }
@@ -139,6 +141,11 @@ impl Clients {
             let sent = self.server.notify(connection, id, error, &message.parts());
             self.check(connection, service, sent);
         }
+    }
+
+    /// Wakes the clients that were notified.
+    pub(super) fn ring(&mut self) {
+        self.server.ring();
     }
 
     pub(super) fn set_flow(&mut self, service: Service, flow: Flow) {
@@ -242,6 +249,19 @@ impl Clients {
                 self.server.close(connection);
             }
         }
+    }
+}
+
+/// Most clients simply end; that one was cut off has to be seen.
+fn tell_end(service: Service, reason: CloseReason) {
+    let name = service.name();
+    if matches!(
+        reason,
+        CloseReason::EventOverrun | CloseReason::ResponseOverrun | CloseReason::BadMemory
+    ) {
+        tracing::warn!(target: "QB", "client of '{name}' was disconnected: {reason}");
+    } else {
+        tracing::debug!(target: "QB", "client of '{name}': {reason}");
     }
 }
 

@@ -352,6 +352,7 @@ impl Runtime {
                 Output::Log(log) => words::say(&log),
             }
         }
+        self.clients.ring();
         Ok(())
     }
 
@@ -428,9 +429,6 @@ impl Runtime {
 
     fn reload(&mut self) {
         self.reloads.request(self.node.config());
-        while let Some(result) = self.reloads.wait() {
-            self.take_over(clock::now(), result);
-        }
     }
 
     fn finish_reload(&mut self, now: Instant) {

@@ -1,25 +1,17 @@
 //! Reading a changed configuration beside the loop: names in it may have to be asked for on the
-//! network, and the token must not wait for that.
-//!
-//! It does wait for a moment, in which nearly all files have been read. Nodes of Corosync take over
-//! a new key before they pass the token on, and rely on others to do so as well: two rounds later
-//! they no longer understand the old one.
+//! network, and the loop must not wait for that.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::config::{Config, Refusal, Reload};
 use crate::daemon::conf;
 use crate::host::ThisHost;
-
-/// How long the loop stands still for a file. Much less than what others take for a lost token.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 pub(super) type Outcome = Result<Box<Reload>, Box<Refusal>>;
 
@@ -72,13 +64,6 @@ impl Reloads {
             self.done.write(1).ok();
         }
         self.running = Some(receiver);
-    }
-
-    /// What comes of the one that runs, if that is soon known.
-    pub(super) fn wait(&mut self) -> Option<Outcome> {
-        let outcome = self.running.as_ref()?.recv_timeout(PATIENCE).ok()?;
-        self.running = None;
-        Some(outcome)
     }
 
     /// What came of the one that ran, if it has ended.

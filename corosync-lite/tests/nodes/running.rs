@@ -68,6 +68,41 @@ fn a_new_key_waits_for_the_node_that_reads_its_file_last() {
 }
 
 #[test]
+fn what_comes_behind_a_reload_waits_for_it() {
+    let mut cluster = Cluster::knet(&[1, 2, 3]);
+    let mut net = Net::formed(&cluster);
+    let processes = [1, 2, 3].map(|id| net.join(id, "group"));
+    let ring = net.node(1).ring();
+    cluster.version = 2;
+    cluster.totem = "keyfile: other\n".to_owned();
+    ask_to_reload(&mut net);
+    let tokens = |net: &Net| [1, 2, 3].map(|id| net.node(id).ring_stats().tokens_accepted);
+    let before = tokens(&net);
+    net.mcast(processes[0], &payload(5000, 1));
+    net.run(100 * MS);
+    assert_eq!(tokens(&net), before, "the token waits");
+    take_over(&mut net, &cluster, 2);
+    net.run(100 * MS);
+    assert!(
+        (0..3).any(|at| tokens(&net)[at] == before[at]),
+        "for those that read longest"
+    );
+    assert!(net.received(processes[0]).is_empty());
+    for id in [1, 3] {
+        take_over(&mut net, &cluster, id);
+    }
+    net.run(10 * MS);
+    assert_eq!(net.received(processes[2]).len(), 1);
+    // A file that takes too long is not waited for.
+    cluster.version = 3;
+    ask_to_reload(&mut net);
+    net.mcast(processes[0], &payload(5000, 1));
+    net.run(600 * MS);
+    assert_eq!(net.received(processes[2]).len(), 2);
+    assert_eq!(net.node(1).ring(), ring);
+}
+
+#[test]
 fn keys_are_changed_without_losing_a_message() {
     let mut cluster = Cluster::knet(&[1, 2, 3]);
     let mut net = Net::formed(&cluster);

@@ -29,6 +29,9 @@ struct Arguments {
     /// Token timeout of the rings, instead of a second for 4 nodes and 250 ms for each further one
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(100..))]
     token: Option<u64>,
+    /// Measure only what is named so: parts of names of rows
+    #[arg(long, value_name = "TEXT,...", value_delimiter = ',')]
+    only: Vec<String>,
     /// Print JSON, with the values of all rounds
     #[arg(long)]
     json: bool,
@@ -78,6 +81,7 @@ fn measure(arguments: Arguments) -> Result<()> {
     if let Some(token) = arguments.token {
         plan.token = Some(Duration::from_millis(token));
     }
+    plan.only = arguments.only;
     let sides = [arguments.first, arguments.second];
     let report = run(&sides, &plan, |line| eprintln!("{line}"));
     if arguments.json {

@@ -108,7 +108,7 @@ impl Pair {
             7 => {
                 let mut packet = Vec::new();
                 let old = self.record.get(fields.index(self.record.len()));
-                if old.is_some_and(|old| self.hostile.open(old, &mut packet)) {
+                if old.is_some_and(|old| self.hostile.open(old, &mut packet).is_some()) {
                     fields.patch(&mut packet);
                     self.inject_sealed(0, &packet);
                 }
@@ -136,9 +136,10 @@ impl Pair {
         let Some(sent) = self.last.clone() else {
             return;
         };
-        let failure = match fields.byte() % 3 {
+        let failure = match fields.byte() % 4 {
             0 => SendFailure::LinkUnusable,
             1 => SendFailure::Other,
+            2 => SendFailure::Reported,
             _ => SendFailure::TooLarge {
                 mtu: Some(fields.short()).filter(|mtu| *mtu != 0),
             },

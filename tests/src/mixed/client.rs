@@ -6,15 +6,14 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::group::{Member, STACK_BYTES};
 use super::protocol::{Event, Order, Print};
+use crate::member::{self, Member, Sending};
 use crate::wait::now;
 
 /// Deliveries taken before orders and sending get their turn.
@@ -31,9 +30,7 @@ const LOAD_SHORTEST: usize = 16;
 /// # Errors
 /// When the controller cannot be reached. Other errors are told to it.
 pub fn run(id: usize, controller: &Path) -> Result<()> {
-    let stream = UnixStream::connect(controller)
-        .with_context(|| format!("cannot reach {}", controller.display()))?;
-    let serve = move || -> Result<()> {
+    member::serve(controller, move |stream| {
         let mut client = Client::new(id, stream)?;
         let Err(error) = client.serve() else {
             return Ok(());
@@ -42,19 +39,13 @@ pub fn run(id: usize, controller: &Path) -> Result<()> {
         client.tell(&Event::Failed { text })?;
         client.told.flush()?;
         Err(error)
-    };
-    let thread = thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(serve)?;
-    thread
-        .join()
-        .map_err(|_| anyhow!("the client's thread panicked"))?
+    })
 }
 
 struct Client {
     orders: BufReader<UnixStream>,
     told: BufWriter<UnixStream>,
-    member: Option<Member>,
+    member: Option<Member<Event>>,
     wants_to_be_member: bool,
     /// Sizes of messages that are to be sent.
     queue: VecDeque<usize>,
@@ -234,7 +225,8 @@ impl Client {
             };
             let Some(member) = &self.member else { break };
             let message = self.random.message(len);
-            if !member.send(&message)? {
+            // That the daemon is gone, taking tells.
+            if member.send(&message)? != Sending::Sent {
                 break;
             }
             if self.queue.pop_front().is_none()

@@ -3,11 +3,22 @@
 //! A session is what one member was told, from its joining to the end of its connection. For any
 //! two sessions, and any time in which both were members: what the two were told, messages and
 //! memberships, is the same in the same order, up to where one of them ends.
+//!
+//! Where one of the two runs Corosync, memberships that follow each other without a message between
+//! them count by the last one. When memberships change faster than services synchronize, Corosync
+//! goes by the last change alone: it does not tell that a node went another way in one before and
+//! came back. corosync-lite tells that it went and came. Who is told more must be told all that the
+//! other one is.
+//!
+//! Of a message that Corosync has begun to send when a membership changes, those who come new get the
+//! end alone, so they can not be told of it. That is the first message of the sender that the others
+//! are told of then.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail, ensure};
 
+use super::Kind;
 use super::protocol::{Event, Print};
 
 /// What one member was told.
@@ -15,6 +26,8 @@ use super::protocol::{Event, Print};
 pub struct Session {
     /// Its node.
     pub node: u32,
+    /// What runs there.
+    pub kind: Kind,
     /// Memberships and messages.
     pub steps: Vec<Step>,
     /// What it sent.
@@ -43,12 +56,13 @@ pub fn message(event: &Event) -> Option<(u32, Print)> {
 
 /// Splits what the client of a node told.
 #[must_use]
-pub fn sessions(node: u32, events: &[Event]) -> Vec<Session> {
+pub fn sessions(node: u32, kind: Kind, events: &[Event]) -> Vec<Session> {
     let mut all: Vec<Session> = Vec::new();
     for event in events {
         if *event == Event::Joined {
             all.push(Session {
                 node,
+                kind,
                 steps: Vec::new(),
                 sent: Vec::new(),
                 ended: false,
@@ -74,11 +88,12 @@ pub fn sessions(node: u32, events: &[Event]) -> Vec<Session> {
 /// When they do not: which, and where.
 pub fn check(sessions: &[Session]) -> Result<()> {
     sessions.iter().try_for_each(check_own)?;
-    let nodes: BTreeSet<_> = sessions.iter().map(|session| session.node).collect();
+    let kinds = sessions.iter().map(|session| (session.node, session.kind));
+    let kinds: BTreeMap<_, _> = kinds.collect();
     // What each session shares with each node.
     let mut shared: BTreeMap<(u32, u32), Vec<Segment<'_>>> = BTreeMap::new();
     for session in sessions {
-        for other in nodes.iter().filter(|node| **node != session.node) {
+        for other in kinds.keys().filter(|node| **node != session.node) {
             let of_pair = shared.entry((session.node, *other)).or_default();
             of_pair.extend(segments(session, *other));
         }
@@ -90,7 +105,7 @@ pub fn check(sessions: &[Session]) -> Result<()> {
             .flat_map(|a| others.iter().map(move |b| (a, b)))
         {
             if a.begins_in(b) || b.begins_in(a) {
-                compare(*one, a, *other, b)?;
+                compare(&kinds, (*one, a), (*other, b))?;
             }
         }
     }
@@ -122,18 +137,114 @@ fn check_own(session: &Session) -> Result<()> {
 
 /// A time in which another node was a member as well.
 struct Segment<'a> {
+    kind: Kind,
+    /// The members at its start.
+    start: Option<&'a [u32]>,
     steps: &'a [Step],
     messages: BTreeSet<&'a Step>,
     /// The session ended with it.
     is_last_of_ended: bool,
 }
 
-impl Segment<'_> {
+impl<'a> Segment<'a> {
+    fn new(session: &Session, steps: &'a [Step], is_last_of_ended: bool) -> Self {
+        let (leading, steps) = steps.split_at(steps.iter().map_while(members_of).count());
+        Self {
+            kind: session.kind,
+            start: leading.last().and_then(members_of),
+            steps,
+            messages: steps
+                .iter()
+                .filter(|step| members_of(step).is_none())
+                .collect(),
+            is_last_of_ended,
+        }
+    }
+
+    fn first(&self) -> Option<&Step> {
+        self.steps.iter().find(|step| members_of(step).is_none())
+    }
+
     /// Whether the first thing told in this time was told in the other as well.
     fn begins_in(&self, other: &Self) -> bool {
-        let is_message = |step: &&Step| matches!(step, Step::Message(..));
-        let first = self.steps.iter().find(is_message);
+        let first = self.first();
         first.is_some_and(|first| other.messages.contains(first))
+    }
+
+    /// A node that dies may be the only one that has got what it sent last.
+    fn ends_with_own(&self, node: u32, at: usize) -> bool {
+        let is_own = |step: &Step| matches!(step, Step::Message(from, _) if *from == node);
+        self.is_last_of_ended && self.steps[at..].iter().all(is_own)
+    }
+
+    /// Messages, each with what changed since the one before.
+    fn by_messages(&self) -> Vec<Told<'_>> {
+        let mut all = Vec::new();
+        let (mut from, mut members) = (0, self.start);
+        for (at, step) in self.steps.iter().enumerate() {
+            let Step::Message(sender, _) = step else {
+                continue;
+            };
+            let before = members;
+            let changes = &self.steps[from..at];
+            members = changes.last().and_then(members_of).or(before);
+            let stayed = before.map(|before| {
+                let is_in = |node: &&u32| {
+                    let mut views = changes.iter().filter_map(members_of);
+                    views.all(|view| view.contains(node))
+                };
+                before.iter().filter(is_in).copied().collect()
+            });
+            all.push(Told {
+                at,
+                step,
+                sender: *sender,
+                changes,
+                members,
+                stayed,
+            });
+            from = at + 1;
+        }
+        all
+    }
+}
+
+/// A message, and the membership in which it came.
+#[derive(Debug)]
+struct Told<'a> {
+    /// Its place.
+    at: usize,
+    step: &'a Step,
+    sender: u32,
+    /// Memberships since the message before.
+    changes: &'a [Step],
+    members: Option<&'a [u32]>,
+    /// Those of the membership of the message before that were in all since then.
+    stayed: Option<BTreeSet<u32>>,
+}
+
+impl Told<'_> {
+    /// Whether the changes in front of the same message fit together.
+    fn fits(&self, kind: Kind, other: &Self, other_kind: Kind) -> bool {
+        let knows_more = |lite: &Self, corosync: &Self| {
+            let both = lite.stayed.as_ref().zip(corosync.stayed.as_ref());
+            both.is_none_or(|(lite, corosync)| lite.is_subset(corosync))
+        };
+        let ends = self.members.zip(other.members);
+        ends.is_none_or(|(a, b)| a == b)
+            && match (kind, other_kind) {
+                (Kind::Lite, Kind::Lite) => self.changes == other.changes,
+                (Kind::Lite, Kind::Corosync) => knows_more(self, other),
+                (Kind::Corosync, Kind::Lite) => knows_more(other, self),
+                (Kind::Corosync, Kind::Corosync) => true,
+            }
+    }
+}
+
+fn members_of(step: &Step) -> Option<&[u32]> {
+    match step {
+        Step::View(members) => Some(members),
+        Step::Message(..) => None,
     }
 }
 
@@ -144,7 +255,7 @@ fn segments(session: &Session, other: u32) -> Vec<Segment<'_>> {
     for (index, step) in session.steps.iter().enumerate() {
         match (step, start) {
             (Step::View(members), Some(from)) if !members.contains(&other) => {
-                all.push(segment(&session.steps[from..index], false));
+                all.push(Segment::new(session, &session.steps[from..index], false));
                 start = None;
             }
             (Step::View(members), None) if members.contains(&other) => start = Some(index),
@@ -152,43 +263,63 @@ fn segments(session: &Session, other: u32) -> Vec<Segment<'_>> {
         }
     }
     if let Some(from) = start {
-        all.push(segment(&session.steps[from..], session.ended));
+        all.push(Segment::new(session, &session.steps[from..], session.ended));
     }
     all
 }
 
-fn segment(steps: &[Step], is_last_of_ended: bool) -> Segment<'_> {
-    let is_view = |step: &&Step| matches!(step, Step::View(_));
-    let steps = &steps[steps.iter().take_while(is_view).count()..];
-    let messages = steps.iter().filter(|step| !is_view(step)).collect();
-    Segment {
-        steps,
-        messages,
-        is_last_of_ended,
+/// A segment that is being compared, with its node.
+type Side<'a> = (u32, &'a Segment<'a>);
+
+fn compare(
+    kinds: &BTreeMap<u32, Kind>,
+    (node_a, a): Side<'_>,
+    (node_b, b): Side<'_>,
+) -> Result<()> {
+    let (all_a, all_b) = (a.by_messages(), b.by_messages());
+    let (mut rest_a, mut rest_b) = (&all_a[..], &all_b[..]);
+    // One of the two may have seen the other go and come where that one saw nothing.
+    if (a.kind, b.kind) != (Kind::Lite, Kind::Lite) {
+        rest_b = behind(rest_b, a).unwrap_or(rest_b);
+        rest_a = behind(rest_a, b).unwrap_or(rest_a);
     }
+    let mut is_first = true;
+    // Senders that were heard of, so that nothing of them can be cut any more.
+    let mut heard = BTreeSet::new();
+    let mut is_cut = |told: &Told<'_>| {
+        heard.insert(told.sender) && kinds.get(&told.sender) == Some(&Kind::Corosync)
+    };
+    while let ([told_a, more_a @ ..], [told_b, more_b @ ..]) = (rest_a, rest_b) {
+        if told_a.step == told_b.step {
+            let fits = is_first || told_a.fits(a.kind, told_b, b.kind);
+            ensure!(
+                fits,
+                "n{node_a} and n{node_b} were told of different members: {told_a:?} and {told_b:?}"
+            );
+            is_cut(told_a);
+            (rest_a, rest_b, is_first) = (more_a, more_b, false);
+        } else if !b.messages.contains(told_a.step) && is_cut(told_a) {
+            rest_a = more_a;
+        } else if !a.messages.contains(told_b.step) && is_cut(told_b) {
+            rest_b = more_b;
+        } else if a.ends_with_own(node_a, told_a.at) || b.ends_with_own(node_b, told_b.at) {
+            return Ok(());
+        } else {
+            bail!(
+                "n{node_a} and n{node_b} were told different things: {:?} and {:?}",
+                &rest_a[..rest_a.len().min(3)],
+                &rest_b[..rest_b.len().min(3)]
+            );
+        }
+    }
+    Ok(())
 }
 
-fn compare(node_a: u32, a: &Segment<'_>, node_b: u32, b: &Segment<'_>) -> Result<()> {
-    let common = a.steps.len().min(b.steps.len());
-    let Some(at) = (0..common).find(|at| a.steps[*at] != b.steps[*at]) else {
-        return Ok(());
-    };
-    // A node that dies may be the only one that has got what it sent last.
-    let only_own = |node, rest: &[Step]| {
-        rest.iter()
-            .all(|step| matches!(step, Step::Message(from, _) if *from == node))
-    };
-    if a.is_last_of_ended && only_own(node_a, &a.steps[at..])
-        || b.is_last_of_ended && only_own(node_b, &b.steps[at..])
-    {
-        return Ok(());
-    }
-    bail!(
-        "n{node_a} and n{node_b} were told different things, at step {at} of their common time: \
-         {:?} and {:?}",
-        &a.steps[at..a.steps.len().min(at + 4)],
-        &b.steps[at..b.steps.len().min(at + 4)]
-    )
+/// The rest from where the other one begins.
+fn behind<'a, 'b>(all: &'b [Told<'a>], other: &Segment<'_>) -> Option<&'b [Told<'a>]> {
+    let first = other.first()?;
+    let at = all.iter().position(|told| told.step == first)?;
+    all.get(at..)
 }
 
 #[cfg(test)]
@@ -204,12 +335,17 @@ mod tests {
     }
 
     fn session(node: u32, ended: bool, steps: &[Step]) -> Session {
+        of_kind(Kind::Lite, node, ended, steps)
+    }
+
+    fn of_kind(kind: Kind, node: u32, ended: bool, steps: &[Step]) -> Session {
         let own = steps.iter().filter_map(|step| match step {
             Step::Message(from, print) if *from == node => Some(*print),
             _ => None,
         });
         Session {
             node,
+            kind,
             steps: steps.to_vec(),
             sent: own.collect(),
             ended,
@@ -249,5 +385,78 @@ mod tests {
         let mut unsent = session(1, false, &[view(&[1])]);
         unsent.sent.push(Print { len: 1, hash: 1 });
         check(&[unsent]).unwrap_err();
+    }
+
+    #[test]
+    fn corosync_may_tell_less_of_who_went_another_way() {
+        let (all, all_but_3) = (view(&[1, 2, 3, 4]), view(&[1, 2, 4]));
+        let (first, second) = (said(1, 1), said(2, 2));
+        // Node 3 was killed. Two memberships later node 4, which had missed the token, is back.
+        let more = [
+            all.clone(),
+            first.clone(),
+            view(&[1, 2]),
+            all.clone(),
+            second.clone(),
+        ];
+        let less = [
+            all.clone(),
+            first.clone(),
+            all_but_3.clone(),
+            all.clone(),
+            second.clone(),
+        ];
+        let nothing = [all.clone(), first.clone(), second.clone()];
+        let lite = |steps: &[Step]| of_kind(Kind::Lite, 1, false, steps);
+        let corosync = |steps: &[Step]| of_kind(Kind::Corosync, 2, false, steps);
+        check(&[lite(&more), corosync(&less)]).unwrap();
+        check(&[lite(&less), corosync(&nothing)]).unwrap();
+        // Not the other way round, and not between two of a kind.
+        check(&[lite(&less), corosync(&more)]).unwrap_err();
+        check(&[lite(&nothing), corosync(&less)]).unwrap_err();
+        let other = of_kind(Kind::Lite, 2, false, &less);
+        check(&[lite(&more), other]).unwrap_err();
+        // Where a message is between them, nothing is left out.
+        let apart = [all.clone(), first.clone(), all_but_3, second.clone(), all];
+        check(&[lite(&apart), corosync(&nothing)]).unwrap_err();
+    }
+
+    #[test]
+    fn a_node_that_did_not_see_the_other_go_is_compared_from_its_return_on() {
+        let steps = |middle: &[Step], last: Step| {
+            let mut steps = vec![view(&[1, 2, 3]), said(1, 1)];
+            steps.extend_from_slice(middle);
+            steps.extend([said(1, 2), last]);
+            steps
+        };
+        let seen = [view(&[1, 3]), view(&[1, 2, 3])];
+        let one = |last| of_kind(Kind::Lite, 1, false, &steps(&seen, last));
+        let two = of_kind(Kind::Corosync, 2, false, &steps(&[], said(2, 3)));
+        check(&[one(said(2, 3)), two]).unwrap();
+        let other = of_kind(Kind::Corosync, 2, false, &steps(&[], said(3, 5)));
+        check(&[one(said(3, 4)), other]).unwrap_err();
+    }
+
+    #[test]
+    fn a_message_that_corosync_had_begun_may_be_missing_where_a_node_is_new() {
+        let told = |messages: &[Step]| {
+            let mut steps = vec![view(&[1, 2, 4])];
+            steps.extend_from_slice(messages);
+            steps
+        };
+        let new = |messages: &[Step]| session(1, false, &told(messages));
+        let old = |messages: &[Step]| session(2, false, &told(messages));
+        let sender = |kind| of_kind(kind, 4, true, &[view(&[4])]);
+        let (cut, first, second) = (said(4, 1), said(1, 2), said(4, 3));
+        let all = [cut.clone(), first.clone(), second.clone()];
+        let rest = [first.clone(), second.clone()];
+        check(&[new(&rest), old(&all), sender(Kind::Corosync)]).unwrap();
+        check(&[new(&rest), old(&all), sender(Kind::Lite)]).unwrap_err();
+        let later = [second.clone(), first.clone(), cut.clone()];
+        let without = [second, first];
+        check(&[new(&without), old(&later), sender(Kind::Corosync)]).unwrap();
+        let late = [cut.clone(), said(2, 9), said(4, 3), said(4, 8)];
+        let gap = [cut, said(2, 9), said(4, 8)];
+        check(&[new(&gap), old(&late), sender(Kind::Corosync)]).unwrap_err();
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use rand_core::{RngCore, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use super::history::{self, Step};
+use super::history::{self, Session, Step};
 use super::protocol::{Event, Order};
 use super::{DEADLINE, Kind, Ring};
 use crate::wait::{eventually, now};
@@ -37,14 +37,17 @@ pub struct Outcome {
     pub sent: usize,
     /// Messages that were delivered, at all members together.
     pub delivered: usize,
+    /// Changes of membership that members were told of, together.
+    pub views: usize,
 }
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} messages sent, {} delivered, all in one order; killed {:?}, left {:?}",
-            self.sent, self.delivered, self.killed, self.left
+            "{} messages sent, {} delivered, all in one order; {} changes of membership told; \
+             killed {:?}, left {:?}",
+            self.sent, self.delivered, self.views, self.killed, self.left
         )
     }
 }
@@ -58,13 +61,7 @@ pub fn run(ring: &mut Ring, plan: &Plan, mut say: impl FnMut(&str)) -> Result<Ou
     let mut random = Pcg64Mcg::seed_from_u64(plan.seed);
     let mut outcome = Outcome::default();
     let all = ring.nodes();
-    let load = Order::Load {
-        longest: plan.longest,
-        pause_us: u64::try_from(plan.pause.as_micros())?,
-    };
-    for id in &all {
-        ring.order(*id, &load)?;
-    }
+    begin(ring, plan.longest, plan.pause)?;
     let start = now();
     while start.elapsed() < plan.time {
         let victim = all[below(&mut random, all.len())];
@@ -91,25 +88,53 @@ pub fn run(ring: &mut Ring, plan: &Plan, mut say: impl FnMut(&str)) -> Result<Ou
             start.elapsed().as_secs_f64()
         ));
     }
-    for id in &all {
-        ring.order(*id, &Order::Quiet)?;
-    }
-    drain(ring, &all)?;
-    ring.check()?;
-    let sessions = ring.sessions();
+    let sessions = end(ring)?;
     outcome.sent = sessions.iter().map(|it| it.sent.len()).sum();
     let is_message = |step: &&Step| matches!(step, Step::Message(..));
     let delivered = sessions
         .iter()
         .map(|it| it.steps.iter().filter(is_message).count());
     outcome.delivered = delivered.sum();
-    history::check(&sessions)?;
+    let steps: usize = sessions.iter().map(|it| it.steps.len()).sum();
+    outcome.views = steps - outcome.delivered;
     ensure!(outcome.delivered > 0, "nothing was sent");
     Ok(outcome)
 }
 
+/// Lets all members send messages of up to `longest` bytes, with a rest after each.
+///
+/// # Errors
+/// When a client is gone.
+pub fn begin(ring: &mut Ring, longest: usize, pause: Duration) -> Result<()> {
+    let pause_us = u64::try_from(pause.as_micros())?;
+    for id in ring.nodes() {
+        ring.order(id, &Order::Load { longest, pause_us })?;
+    }
+    Ok(())
+}
+
+/// Stops that, waits for the last message, and checks that all were told the same. Returns what
+/// they were told.
+///
+/// # Errors
+/// When they were not, or a daemon complains.
+pub fn end(ring: &mut Ring) -> Result<Vec<Session>> {
+    let all = ring.nodes();
+    for id in &all {
+        ring.order(*id, &Order::Quiet)?;
+    }
+    drain(ring, &all)?;
+    ring.check()?;
+    let sessions = ring.sessions();
+    history::check(&sessions)?;
+    Ok(sessions)
+}
+
 /// Waits until so many further messages were delivered at a node: load, not time, passes.
-fn await_messages(ring: &Ring, id: usize, count: usize) -> Result<()> {
+///
+/// # Errors
+/// When that takes longer than [`DEADLINE`].
+pub fn await_messages(ring: &Ring, id: usize, count: usize) -> Result<()> {
     let from = ring.link(id).len();
     eventually(DEADLINE, &format!("{count} messages on n{id}"), || {
         let told = ring.link(id).since(from);

@@ -325,7 +325,7 @@ impl Ring {
     pub fn sessions(&self) -> Vec<Session> {
         let all = self.links.iter().map(|(id, link)| {
             let node = u32::try_from(*id).unwrap_or(u32::MAX);
-            history::sessions(node, &link.all())
+            history::sessions(node, self.kind(*id), &link.all())
         });
         all.flatten().collect()
     }

@@ -12,12 +12,13 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::client::{Client, Delivery, STACK_BYTES, Sending};
+use super::client::{Client, Delivery};
 use super::protocol::{Event, HEADER_LEN, Header, Order};
+use crate::member::{self, Sending};
 use crate::wait::machine_clock;
 
 /// Deliveries taken before orders and sending get their turn.
@@ -32,9 +33,7 @@ const RETRY_MS: u16 = 1;
 /// # Errors
 /// When the controller cannot be reached. Other errors are told to it.
 pub fn run(id: usize, controller: &Path) -> Result<()> {
-    let stream = UnixStream::connect(controller)
-        .with_context(|| format!("cannot reach {}", controller.display()))?;
-    let serve = move || -> Result<()> {
+    member::serve(controller, move |stream| {
         let mut agent = Agent::new(stream)?;
         agent.tell(&Event::Hello { id })?;
         let Err(error) = agent.serve() else {
@@ -44,13 +43,7 @@ pub fn run(id: usize, controller: &Path) -> Result<()> {
             text: format!("{error:#}"),
         })?;
         Err(error)
-    };
-    let thread = thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(serve)?;
-    thread
-        .join()
-        .map_err(|_| anyhow!("the client's thread panicked"))?
+    })
 }
 
 struct Agent {
@@ -155,7 +148,7 @@ impl Agent {
     fn serve(&mut self) -> Result<()> {
         loop {
             if self.client.is_none() {
-                self.client = Client::connect()?;
+                self.client = Client::join()?;
             }
             let is_order = self.wait()?;
             if is_order && !self.take_orders()? {
@@ -363,18 +356,25 @@ fn ping(client: &Client, message: &mut [u8], run: u32, done: usize, next: &mut N
     }
     let (seq, sent) = (u64::try_from(done)?, nanos(now));
     header(message, true, run, seq, sent)?.write(message);
-    while client.send(message)? == Sending::Busy {
+    while send(client, message)? == Sending::Busy {
         thread::yield_now();
     }
     *next = Next::AfterDelivery { seq, sent };
     Ok(())
 }
 
+/// A measurement does not outlive its daemon.
+fn send(client: &Client, message: &[u8]) -> Result<Sending> {
+    let sending = client.send(message)?;
+    ensure!(sending != Sending::Gone, "the daemon is gone");
+    Ok(sending)
+}
+
 /// Sends some messages, until the daemon takes no more.
 fn flood(client: &Client, message: &mut [u8], run: u32, sent: &mut u64) -> Result<Sending> {
     for _ in 0..SEND {
         header(message, false, run, *sent, 0)?.write(message);
-        if client.send(message)? == Sending::Busy {
+        if send(client, message)? == Sending::Busy {
             return Ok(Sending::Busy);
         }
         *sent += 1;

@@ -90,12 +90,16 @@ impl Session<'_> {
     }
 
     fn idle(&mut self) -> Result<()> {
+        const NAME: &str = "idle cpu of a node";
+        if !self.plan.wants(NAME) {
+            return Ok(());
+        }
         let before = self.cpu()?;
         self.ring.quiet(self.plan.quiet)?;
         let used = self.cpu()?.saturating_sub(before);
         let daemons = count(self.ring.pids().len());
         let percent = 100.0 * used.as_secs_f64() / self.plan.quiet.as_secs_f64() / daemons;
-        self.note("idle cpu of a node", "%", Better::Lower, percent);
+        self.note(NAME, "%", Better::Lower, percent);
         Ok(())
     }
 
@@ -105,6 +109,9 @@ impl Session<'_> {
     }
 
     fn pings(&mut self, name: &str, size: usize, pings: u64, pause_ms: u64) -> Result<()> {
+        if !self.plan.wants(name) {
+            return Ok(());
+        }
         self.run += 1;
         let run = self.run;
         let nodes = self.ring.nodes();
@@ -169,6 +176,10 @@ impl Session<'_> {
     }
 
     fn flood(&mut self, senders: usize, size: usize) -> Result<()> {
+        let name = flood_name(senders, size);
+        if !self.plan.wants(&name) {
+            return Ok(());
+        }
         self.run += 1;
         let run = self.run;
         let who = self.ring.nodes()[..senders].to_vec();
@@ -194,7 +205,7 @@ impl Session<'_> {
         let cpu = self.cpu()?.saturating_sub(cpu);
         let at = done.values().map(|done| done.at).max().unwrap_or(0);
         let seconds = Duration::from_nanos(at.saturating_sub(nanos(start))).as_secs_f64();
-        let (messages, name) = (count_u64(total), flood_name(senders, size));
+        let messages = count_u64(total);
         self.note(&name, "msg/s", Better::Higher, messages / seconds.max(1e-9));
         // Of all daemons together: the number of nodes is the same on both sides.
         let each = cpu.as_secs_f64() * 1e6 / messages.max(1.0);
@@ -225,6 +236,10 @@ impl Session<'_> {
 
     /// The last node's daemon is killed and started again.
     fn death(&mut self) -> Result<()> {
+        const NAME: &str = "death seen by all";
+        if !self.plan.wants(NAME) {
+            return Ok(());
+        }
         let nodes = self.ring.nodes();
         let Some((victim, others)) = nodes.split_last() else {
             return Ok(());
@@ -233,12 +248,7 @@ impl Session<'_> {
         let start = nanos(machine_clock());
         self.ring.kill_daemon(*victim);
         let seen = self.await_members(others, others.len())?;
-        self.note(
-            "death seen by all",
-            "ms",
-            Better::Lower,
-            latest_ms(&seen, start),
-        );
+        self.note(NAME, "ms", Better::Lower, latest_ms(&seen, start));
         let start = nanos(machine_clock());
         self.ring.start_daemon(*victim)?;
         let seen = self.await_members(&nodes, nodes.len())?;

@@ -83,6 +83,8 @@ pub struct Plan {
     pub rested_pings: u64,
     /// How often a daemon is killed in each round.
     pub deaths: usize,
+    /// Only rows whose names contain one of these; all when there are none.
+    pub only: Vec<String>,
 }
 
 impl Plan {
@@ -99,6 +101,7 @@ impl Plan {
             pings: 300,
             rested_pings: 20,
             deaths: 1,
+            only: Vec::new(),
         }
     }
 
@@ -116,6 +119,12 @@ impl Plan {
             deaths: 2,
             ..Self::quick()
         }
+    }
+
+    /// Whether a row is asked for.
+    #[must_use]
+    pub fn wants(&self, row: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| row.contains(part))
     }
 
     /// Token timeout of a ring: a second for four nodes and less, and in proportion above. All

@@ -6,6 +6,7 @@
 )]
 
 mod cold;
+mod keys;
 mod load;
 mod matrix;
 mod reload;

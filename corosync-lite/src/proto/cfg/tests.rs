@@ -636,6 +636,48 @@ fn each_step_of_a_change_of_keys_waits_for_all_members() {
     assert_eq!(setup.deliver(LOCAL, &cleanup), [Output::CleanupKeys]);
 }
 
+#[test]
+fn who_uses_the_new_key_before_all_accept_it_is_followed() {
+    let activate = Message::CryptoReconfig(CryptoPhase::Activate);
+    let cleanup = Message::CryptoReconfig(CryptoPhase::Cleanup);
+    let mut setup = Setup::new();
+    setup.cfg.set_members(&[LOCAL, PEER, NodeId(9)]);
+    setup.cfg.next_keys_used();
+    setup.cfg.follow();
+    assert_eq!(setup.drain(), [], "nothing was loaded");
+    setup.deliver(PEER, &Message::Reload(Source::default()));
+    setup
+        .cfg
+        .reload_done(Reloaded::Applied { keys_changed: true });
+    assert_eq!(setup.drain().last(), Some(&mcast(activate.clone())));
+    // The others may not have it yet: the token has to pass first.
+    setup.cfg.next_keys_used();
+    assert_eq!(setup.drain(), [Output::Repeat]);
+    setup.cfg.follow();
+    assert_eq!(
+        setup.drain(),
+        [Output::ActivateKeys, mcast(cleanup.clone())]
+    );
+    // It goes by its own messages as little as the members that were late.
+    for late in [LOCAL, PEER, NodeId(9)] {
+        assert_eq!(setup.deliver(late, &activate), []);
+    }
+    for member in [PEER, NodeId(9)] {
+        assert_eq!(setup.deliver(member, &cleanup), []);
+    }
+    assert_eq!(setup.deliver(LOCAL, &cleanup), [Output::CleanupKeys]);
+    // What came late does not count for the next change.
+    setup.deliver(PEER, &Message::Reload(Source::default()));
+    setup
+        .cfg
+        .reload_done(Reloaded::Applied { keys_changed: true });
+    setup.drain();
+    assert_eq!(setup.deliver(LOCAL, &activate), []);
+    assert_eq!(setup.deliver(PEER, &activate), []);
+    let steps = [Output::ActivateKeys, mcast(cleanup)];
+    assert_eq!(setup.deliver(NodeId(9), &activate), steps);
+}
+
 /// A node with the keys that it accepts; the first one is what it sends with.
 struct Rekeyed {
     cfg: Cfg,

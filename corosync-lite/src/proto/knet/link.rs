@@ -1,7 +1,8 @@
 //! One link to one host: pings, latency, up and down.
 //!
 //! A link comes up after a number of pongs and goes down when pongs stay away, or at once when
-//! the kernel refuses to send on it. Each ping carries a time that is answered once: a pong that
+//! the kernel refuses to send on it. When somebody on the way says that nobody is there (ICMP, which
+//! anyone can forge), quick pings decide. Each ping carries a time that is answered once: a pong that
 //! was recorded and is played again says nothing about the link.
 //!
 //! Limits: [`MAX_OUTSTANDING`] pings are remembered.
@@ -23,6 +24,9 @@ const LATE: Duration = Duration::from_millis(50);
 /// four times at the most: with fast pings that is no longer than peers take for their few.
 const STABLE_AFTER: Duration = Duration::from_secs(30);
 const MAX_FLAPS: u32 = 2;
+/// Pings of a link in doubt, and how many of them have to stay without a pong.
+const DOUBT_PING_INTERVAL: Duration = Duration::from_millis(50);
+const DOUBT_PINGS: u32 = 4;
 const MIN_PROBE_WAIT: Duration = Duration::from_millis(200);
 
 /// Settings of a link, the same for all hosts.
@@ -72,6 +76,8 @@ pub(super) struct Link {
     samples: u32,
     last_pong: Option<Instant>,
     last_ping: Option<Instant>,
+    /// When the link is down if there is no pong before.
+    doubted_until: Option<Instant>,
     /// Pings of all links go out at whole intervals after this.
     grid: Instant,
     outstanding: VecDeque<(PingTime, Instant)>,
@@ -93,6 +99,7 @@ impl Link {
             samples: 0,
             last_pong: None,
             last_ping: None,
+            doubted_until: None,
             grid,
             outstanding: VecDeque::new(),
         }
@@ -138,6 +145,9 @@ impl Link {
     /// When a ping is due; `None` = at once, there was none yet.
     fn next_ping(&self) -> Option<Instant> {
         let last = self.last_ping?;
+        if self.doubted_until.is_some() {
+            return Some(last + DOUBT_PING_INTERVAL);
+        }
         let usual = self.aligned(last + self.config.ping_interval);
         let fast = last + self.config.ping_interval.min(FAST_PING_INTERVAL);
         Some(match self.last_pong {
@@ -160,7 +170,8 @@ impl Link {
 
     /// When pongs have stayed away for too long.
     fn down_at(&self) -> Option<Instant> {
-        Some(self.last_pong? + self.timeout())
+        let silent = self.last_pong? + self.timeout();
+        Some(self.doubted_until.map_or(silent, |at| at.min(silent)))
     }
 
     pub(super) fn deadline(&self, now: Instant) -> Instant {
@@ -202,6 +213,7 @@ impl Link {
         }
         self.measure(latency);
         self.last_pong = Some(now);
+        self.doubted_until = None;
         if self.is_up() {
             return Ok(false);
         }
@@ -224,8 +236,16 @@ impl Link {
 
     /// For this long, nobody listened for pongs.
     pub(super) fn excuse(&mut self, time: Duration) {
-        if let Some(pong) = &mut self.last_pong {
-            *pong += time;
+        for at in [&mut self.last_pong, &mut self.doubted_until] {
+            *at = at.map(|at| at + time);
+        }
+    }
+
+    /// The link may be of no use: unless there is a pong, it is down soon.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        if self.is_up() && self.doubted_until.is_none() {
+            let wait = DOUBT_PING_INTERVAL * DOUBT_PINGS + self.latency.unwrap_or_default() * 2;
+            self.doubted_until = Some(now + wait);
         }
     }
 
@@ -248,6 +268,7 @@ impl Link {
         }
         self.pongs = 0;
         self.last_pong = None;
+        self.doubted_until = None;
         self.latency = None;
         self.samples = 0;
         self.outstanding.clear();
@@ -351,6 +372,34 @@ mod tests {
         assert!(link.is_up());
         run(&mut link, &mut now, last + 1521 * MS, None);
         assert!(!link.is_up());
+    }
+
+    #[test]
+    fn a_link_in_doubt_is_kept_by_pongs_and_lost_without() {
+        let mut link = link();
+        let mut now = tests_base();
+        run(&mut link, &mut now, tests_base() + 5000 * MS, Some(MS));
+        // Again and again: as a flood of forged reports would.
+        let mut pings = 0;
+        let end = now + 10_000 * MS;
+        while now < end {
+            link.doubt(now);
+            let before = link.last_ping;
+            let next = now + MS;
+            run(&mut link, &mut now, next, Some(MS));
+            pings += u32::from(link.last_ping != before);
+            assert!(link.is_up());
+        }
+        assert!(pings <= 220, "{pings}");
+        link.doubt(now);
+        let last = now;
+        run(&mut link, &mut now, last + 190 * MS, None);
+        assert!(link.is_up());
+        run(&mut link, &mut now, last + 210 * MS, None);
+        assert!(!link.is_up());
+        // Of a link that is down there is nothing to doubt.
+        link.doubt(now);
+        assert_eq!(link.doubted_until, None);
     }
 
     #[test]

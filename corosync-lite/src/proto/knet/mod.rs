@@ -26,6 +26,7 @@ pub mod seal;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod unread;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -49,7 +50,8 @@ use defrag::Fingerprint;
 use host::Host;
 use link::{Link, PingTime};
 use outbox::{Destination, Outbox, overhead};
-use seal::Seal;
+use seal::{MadeWith, Seal};
+use unread::Unread;
 
 /// Peers lose track of the numbers of a sender that never pings; so pings are sent also after
 /// this many messages.
@@ -102,6 +104,9 @@ pub enum Event {
     HostUp(NodeId),
     /// A host has lost its last usable link.
     HostDown(NodeId),
+    /// A host sends messages with the keys that were prepared, and this node does not yet. Told
+    /// once for each change of keys.
+    NextKeysUsed(NodeId),
 }
 
 /// Why a message was not sent.
@@ -126,9 +131,11 @@ pub enum SendFailure {
         /// Largest IP packet that the kernel would take, if it says so.
         mtu: Option<u16>,
     },
-    /// The link can not be used: network, host, local address or the peer's socket are gone
-    /// (ENETDOWN, ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL, ECONNREFUSED).
+    /// This host can not send on the link: its interface, route or address are gone (ENETDOWN,
+    /// ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL).
     LinkUnusable,
+    /// Somebody on the way or the peer's host says that it did not arrive (ICMP): anyone could.
+    Reported,
     /// A passing condition (EAGAIN, ENOBUFS), or one that says nothing about the link.
     Other,
 }
@@ -151,6 +158,9 @@ pub struct Knet {
     data_room: usize,
     deadline: Option<Instant>,
     opened: Vec<u8>,
+    unread: Unread,
+    /// [`Event::NextKeysUsed`] was told.
+    next_keys_used: bool,
 }
 
 impl Knet {
@@ -186,6 +196,8 @@ impl Knet {
             data_room: FALLBACK_DATA_ROOM,
             deadline: Some(now),
             opened: Vec::new(),
+            unread: Unread::default(),
+            next_keys_used: false,
         };
         for (host, addresses) in config.hosts {
             knet.set_host(now, host, &addresses)?;
@@ -204,9 +216,13 @@ impl Knet {
         datagram: &[u8],
     ) -> Result<(), Discard> {
         self.stats.received += 1;
+        let from = from.to_canonical();
         let mut opened = std::mem::take(&mut self.opened);
-        let result = self.open_datagram(now, from.to_canonical(), datagram, &mut opened);
+        let result = self.open_datagram(now, from, datagram, &mut opened);
         self.opened = opened;
+        if result == Err(Discard::Unauthentic) {
+            self.unread.keep(now, from, datagram);
+        }
         if let Err(reason) = result {
             self.stats.drops.count(reason);
         }
@@ -243,6 +259,7 @@ impl Knet {
                 };
                 link.pmtud.handle_too_large(now, probe, mtu);
             }
+            SendFailure::Reported => link.doubt(now),
             SendFailure::LinkUnusable => {
                 if link.take_down(now) {
                     self.events.push_back(Event::LinkDown {
@@ -354,9 +371,8 @@ impl Knet {
         if !self.hosts.values().any(|host| host.has_address(from)) {
             return Err(Discard::UnknownSource);
         }
-        if !self.outbox.seal.open(datagram, opened) {
-            return Err(Discard::Unauthentic);
-        }
+        let made_with = self.outbox.seal.open(datagram, opened);
+        let made_with = made_with.ok_or(Discard::Unauthentic)?;
         let packet = Packet::decode(opened).map_err(|_| Discard::Malformed)?;
         if packet.node == self.outbox.local {
             return Err(Discard::Own);
@@ -371,6 +387,10 @@ impl Knet {
                     return Err(Discard::WrongSource);
                 }
                 let message = receive_data(now, host, fingerprint, &header, payload)?;
+                if made_with == MadeWith::Next && !self.next_keys_used {
+                    self.next_keys_used = true;
+                    self.events.push_back(Event::NextKeysUsed(node));
+                }
                 self.deliver(node, message)
             }
             Body::Ping(ping) => {
@@ -469,6 +489,7 @@ impl Knet {
             .max(payload.len().div_ceil(usize::from(MAX_FRAGMENTS)));
         let count = payload.len().div_ceil(room).max(1);
         let fragments = u8::try_from(count).unwrap_or(MAX_FRAGMENTS);
+        let mut datagrams = Vec::with_capacity(count);
         for number in 1..=fragments {
             let start = usize::from(number - 1) * room;
             let end = payload.len().min(start + room);
@@ -484,10 +505,14 @@ impl Knet {
             let Some(datagram) = self.outbox.data(&mut self.stats, header, fragment) else {
                 return;
             };
-            for (node, host) in &mut self.hosts {
-                if !wanted(*node) || !host.reachable {
-                    continue;
-                }
+            datagrams.push(datagram);
+        }
+        for (node, host) in &mut self.hosts {
+            if !wanted(*node) || !host.reachable {
+                continue;
+            }
+            // In a row for each host: so they can be handed to the kernel as one.
+            for datagram in &datagrams {
                 host.choose(self.link_mode, |link_number, link| {
                     let to = Destination::new(*node, link_number, link);
                     self.outbox

@@ -110,9 +110,14 @@ impl Knet {
         self.refresh(now);
     }
 
-    /// First step of a change of keys: accepts `suite` too.
-    pub fn prepare_keys(&mut self, suite: Suite) {
+    /// First step of a change of keys: accepts `suite` too, also for what came a moment ago.
+    pub fn prepare_keys(&mut self, now: Instant, suite: Suite) {
         self.outbox.seal.prepare(suite);
+        self.next_keys_used = false;
+        for (from, datagram) in self.unread.take(now) {
+            // What is dropped is counted.
+            self.handle_datagram(now, from, &datagram).ok();
+        }
     }
 
     /// Second step: sends with the new suite.

@@ -295,13 +295,24 @@ impl Keyed {
 #[error("the cryptographic library failed to seal a datagram")]
 pub struct SealError;
 
+/// Which suite a datagram was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MadeWith {
+    /// The one that this node sends with.
+    Current,
+    /// The one that it will send with.
+    Next,
+    /// The one that it did send with.
+    Last,
+}
+
 /// The suites in force.
 #[derive(Debug)]
 pub struct Seal {
     /// Sent with and accepted.
     current: Suite,
-    /// Accepted.
-    other: Option<Suite>,
+    /// Accepted; and whether it is to be sent with, or was.
+    other: Option<(Suite, MadeWith)>,
     salts: ChaCha12Rng,
 }
 
@@ -318,15 +329,18 @@ impl Seal {
 
     /// First step of a change: accepts `next` too. Replaces a change that was begun before.
     pub fn prepare(&mut self, next: Suite) {
-        self.other = Some(next);
+        self.other = Some((next, MadeWith::Next));
     }
 
     /// Second step: sends with the new suite, still accepts the old one.
     ///
     /// Does nothing if no change was prepared.
     pub fn activate(&mut self) {
-        if let Some(other) = &mut self.other {
+        if let Some((other, role)) = &mut self.other
+            && *role == MadeWith::Next
+        {
             std::mem::swap(&mut self.current, other);
+            *role = MadeWith::Last;
         }
     }
 
@@ -366,24 +380,25 @@ impl Seal {
         }
     }
 
-    /// Replaces the content of `out` by the packet in `datagram`; `false` if it is not authentic
-    /// by any suite.
+    /// Replaces the content of `out` by the packet in `datagram`, and says what that was made with;
+    /// nothing if it is not authentic by any suite.
     #[must_use]
-    pub fn open(&self, datagram: &[u8], out: &mut Vec<u8>) -> bool {
-        let suites = || std::iter::once(&self.current).chain(&self.other);
-        let mut keyed = suites().filter_map(|suite| match suite {
-            Suite::Clear => None,
-            Suite::Keyed(keyed) => Some(keyed),
-        });
-        if keyed.any(|keyed| keyed.open(datagram, out).is_some()) {
-            return true;
+    pub fn open(&self, datagram: &[u8], out: &mut Vec<u8>) -> Option<MadeWith> {
+        let other = self.other.as_ref().map(|(suite, role)| (suite, *role));
+        let suites = || std::iter::once((&self.current, MadeWith::Current)).chain(other);
+        let is_of = |suite: &Suite, out: &mut Vec<u8>| match suite {
+            Suite::Clear => false,
+            Suite::Keyed(keyed) => keyed.open(datagram, out).is_some(),
+        };
+        let mut keyed = suites().filter(|(suite, _)| is_of(suite, out));
+        if let Some((_, role)) = keyed.next() {
+            return Some(role);
         }
-        let clear = suites().any(|suite| matches!(suite, Suite::Clear));
-        if clear {
-            out.clear();
-            out.extend_from_slice(datagram);
-        }
-        clear
+        drop(keyed);
+        let (_, role) = suites().find(|(suite, _)| matches!(suite, Suite::Clear))?;
+        out.clear();
+        out.extend_from_slice(datagram);
+        Some(role)
     }
 
     /// Most bytes of a packet that is sealed to at most `room` bytes.
@@ -437,7 +452,7 @@ mod tests {
 
     fn opened(seal: &Seal, datagram: &[u8]) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        seal.open(datagram, &mut out).then_some(out)
+        seal.open(datagram, &mut out).map(|_| out)
     }
 
     #[test]

@@ -57,6 +57,10 @@ impl Node {
             } => self.log(Log::LinkDown { node, link, reason }),
             knet::Event::HostUp(node) => self.log(Log::NodeReachable(node)),
             knet::Event::HostDown(node) => self.log(Log::NodeUnreachable(node)),
+            knet::Event::NextKeysUsed(_) => {
+                self.cfg.next_keys_used();
+                self.drain_services(now);
+            }
         }
     }
 
@@ -95,6 +99,10 @@ impl Node {
                 reason,
             }),
             srp::Event::TokenLate(after) => self.log(Log::TokenLate(after)),
+            srp::Event::Repeated => {
+                self.cfg.follow();
+                self.drain_services(now);
+            }
         }
     }
 

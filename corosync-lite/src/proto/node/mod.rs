@@ -12,6 +12,7 @@
 //! | `drive` | passes on what transport, ring and barrier put out |
 //! | `services` | requests, messages and outputs of the services |
 //! | `reload` | a new configuration while running |
+//! | `held` | datagrams that wait for it |
 //! | `facts` | what services may know of the node |
 //! | `words` | log lines of the services |
 //!
@@ -21,6 +22,7 @@
 
 mod drive;
 mod facts;
+mod held;
 mod lanes;
 mod log;
 mod reload;
@@ -36,6 +38,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use self::facts::{Connection, Facts, facts};
+use self::held::Held;
 use self::lanes::Lanes;
 pub use self::log::{Level, Log};
 pub use self::request::{ClientEvent, Request, Response, Service};
@@ -89,6 +92,8 @@ pub struct Node {
     flow: Flow,
     /// When the goodbye is said at the latest, if it is to be said.
     leaving: Option<Instant>,
+    /// A changed configuration is being read.
+    held: Option<Held>,
     /// What comes before the next datagram.
     urgent: VecDeque<Output>,
     outputs: VecDeque<Output>,
@@ -138,6 +143,7 @@ impl Node {
             members: BTreeSet::new(),
             flow: Flow::Open,
             leaving: None,
+            held: None,
             urgent: VecDeque::new(),
             outputs: VecDeque::new(),
         })
@@ -164,7 +170,7 @@ impl Node {
         from: SocketAddr,
         datagram: &[u8],
     ) {
-        if socket != SocketId::Sender {
+        if socket != SocketId::Sender && !self.hold_datagram(now, socket, from, datagram) {
             self.transport.handle_datagram(now, from.ip(), datagram);
             self.settle(now);
         }
@@ -200,6 +206,9 @@ impl Node {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
+        if self.held.as_ref().is_some_and(|held| held.until() <= now) {
+            self.release(now);
+        }
         self.transport.handle_timeout(now);
         self.srp.handle_timeout(now);
         self.quorum.handle_timeout(now);
@@ -218,6 +227,7 @@ impl Node {
             self.cfg.poll_timeout(),
             self.cmap.poll_timeout(),
             self.leaving,
+            self.held.as_ref().map(Held::until),
         ];
         all.into_iter().flatten().min()
     }

@@ -18,16 +18,25 @@ impl Node {
         }
         self.cmap.reloaded(Ok(&self.config));
         let keys_changed = reload.keys_changed();
-        self.cfg.reload_done(Reloaded::Applied { keys_changed });
-        self.settle(now);
+        self.finish(now, Reloaded::Applied { keys_changed });
     }
 
     /// The configuration could not be read, or must not be used; the running one stays.
     pub fn reload_failed(&mut self, now: Instant, refusal: &Refusal) {
         self.say((Level::Error, format!("reload refused: {refusal}")));
         self.cmap.reloaded(Err(refusal));
-        self.cfg.reload_done(Reloaded::Refused);
+        self.finish(now, Reloaded::Refused);
+    }
+
+    /// Goes on with what has come meanwhile.
+    fn finish(&mut self, now: Instant, result: Reloaded) {
+        self.cfg.reload_done(result);
+        // The next reload waits for its own file only.
+        let held = self.held.take();
         self.settle(now);
+        if let Some(held) = held {
+            self.take_in(now, held);
+        }
     }
 
     /// Puts a configuration in force.

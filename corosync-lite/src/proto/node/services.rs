@@ -197,10 +197,14 @@ impl Node {
                 self.respond(client, Response::Cfg(response));
             }
             cfg::Output::Event(client, event) => self.tell(client, ClientEvent::Cfg(event)),
-            cfg::Output::Reload => self.outputs.push_back(Output::Reload),
+            cfg::Output::Reload => {
+                self.hold(now);
+                self.outputs.push_back(Output::Reload);
+            }
             cfg::Output::ReopenLogs => self.outputs.push_back(Output::ReopenLogs),
             cfg::Output::ActivateKeys => self.transport.activate_keys(now),
             cfg::Output::CleanupKeys => self.transport.cleanup_keys(),
+            cfg::Output::Repeat => self.srp.repeat(),
             cfg::Output::Shutdown => {
                 let reason = ShutdownReason::Requested;
                 self.outputs.push_back(Output::Shutdown(reason));

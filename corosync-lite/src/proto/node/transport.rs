@@ -171,7 +171,7 @@ impl TransportCore {
             }
         };
         if rekey {
-            knet.prepare_keys(settings::suite(config)?);
+            knet.prepare_keys(now, settings::suite(config)?);
         }
         let old: Vec<_> = knet.links().map(|link| (link.host, link.link)).collect();
         for (number, link) in &config.links {

@@ -124,6 +124,15 @@ pub(super) fn of_cfg(log: &cfg::Log) -> Line {
         cfg::Log::ReloadAsked { by } => format!("node {by} asks all nodes to reload"),
         cfg::Log::KillAsked { node, by } => format!("node {by} wants node {node} to stop"),
         cfg::Log::ShutDown { node } => format!("node {node} is shut down"),
+        cfg::Log::KeysInUse { follows: false } => {
+            "keys: all members accept the new ones, which are sent with now".to_owned()
+        }
+        cfg::Log::KeysInUse { follows: true } => {
+            "keys: the new ones are sent with now, as other members do".to_owned()
+        }
+        cfg::Log::KeysChanged => {
+            "keys: all members send with the new ones, the old ones are forgotten".to_owned()
+        }
         cfg::Log::ShutdownVote {
             stops,
             yes,

@@ -112,6 +112,8 @@ pub enum Event {
     },
     /// The token is late: this host or the network is overloaded.
     TokenLate(Duration),
+    /// What [`Srp::repeat`] asks for is sent, and the token is passed on.
+    Repeated,
 }
 
 /// A message handed up.
@@ -211,6 +213,8 @@ pub struct Srp {
     ordinary: VecDeque<Bytes>,
     sync: VecDeque<Bytes>,
     synchronizing: bool,
+    /// At the next visit of the token, messages of others are sent again.
+    is_to_repeat: bool,
     /// Running counter of sent messages; informational.
     this_seqno: i32,
     timers: TimerTable,
@@ -250,6 +254,7 @@ impl Srp {
             ordinary: VecDeque::new(),
             sync: VecDeque::new(),
             synchronizing: true,
+            is_to_repeat: false,
             this_seqno: 0,
             timers: TimerTable::default(),
             joins_ignored_until: None,
@@ -376,6 +381,12 @@ impl Srp {
     /// A message is waiting to be packed: an idle ring shall not keep the token.
     pub fn wake(&mut self, now: Instant) {
         self.cancel_hold(now);
+    }
+
+    /// Sends again what others have sent lately, as soon as the token comes, without being asked:
+    /// there is reason to think that it did not get to all. [`Event::Repeated`] follows.
+    pub fn repeat(&mut self) {
+        self.is_to_repeat = true;
     }
 
     /// How many frames a lane still takes.

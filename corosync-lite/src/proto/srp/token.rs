@@ -4,16 +4,20 @@
 //! node adds to `fcc` and `backlog` it takes back at its next visit; `aru` in the token is never
 //! left above what this node has; only the predecessor's token is taken.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::Bytes;
 
 use super::ordering::{SortQueue, Stored, WINDOW};
 use super::timer::Timer;
-use super::{Delivery, Destination, Discard, GatherReason, Lane, Srp, State};
+use super::{Delivery, Destination, Discard, Event, GatherReason, Lane, Srp, State};
 use crate::wire::srp::{
     ENCAPSULATED_NOT, ENCAPSULATED_OLD, Header, HoldCancel, Mcast, NodeId, OrfToken, SeqNo,
 };
+
+/// Messages of others that are sent again without being asked, most.
+const REPEAT_MAX: usize = 100;
 
 /// What a node remembers from one token visit to the next.
 #[derive(Debug)]
@@ -108,6 +112,7 @@ impl Srp {
 
         let backlog = self.backlog();
         let mut allowed = self.flow_control(&token, backlog);
+        let is_repeating = self.repeat_messages(token.seq);
         let resent = self.retransmit(&mut token, &mut allowed);
         let (ring, miss_count) = (self.ring, self.config.miss_count_const);
         let queue = self.active_queue();
@@ -138,6 +143,9 @@ impl Srp {
         }
         self.rotation.token_seq = token.token_seq;
         self.pass_on(now, token, forward);
+        if is_repeating {
+            self.event(Event::Repeated);
+        }
         Ok(())
     }
 
@@ -233,6 +241,32 @@ impl Srp {
             self.transmit(Destination::Others, datagram);
         }
         count
+    }
+
+    /// Sends again what others have sent, up to `last`, and is not known to be everywhere. Returns
+    /// whether that was wanted.
+    fn repeat_messages(&mut self, last: SeqNo) -> bool {
+        if !self.is_to_repeat || !matches!(self.state, State::Operational) {
+            return false;
+        }
+        self.is_to_repeat = false;
+        let mut again = VecDeque::new();
+        let mut seq = self.rotation.stable.next();
+        while seq.is_up_to(last) {
+            let stored = self.regular.get(seq);
+            if let Some(stored) = stored.filter(|stored| stored.sender != self.node) {
+                again.push_back(stored.raw.clone());
+                if again.len() > REPEAT_MAX {
+                    again.pop_front();
+                }
+            }
+            seq = seq.next();
+        }
+        self.stats.messages_resent += u64::try_from(again.len()).unwrap_or(0);
+        for datagram in again {
+            self.transmit(Destination::Others, datagram);
+        }
+        true
     }
 
     /// Gives numbers to new messages and sends them.

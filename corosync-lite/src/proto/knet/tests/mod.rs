@@ -290,7 +290,8 @@ fn keys_change_while_messages_flow() {
     };
     exchange(&mut net);
     for node in [2, 1, 3] {
-        net.knet(node).prepare_keys(suite());
+        let now = net.now;
+        net.knet(node).prepare_keys(now, suite());
         exchange(&mut net);
     }
     for node in [3, 1, 2] {
@@ -307,6 +308,35 @@ fn keys_change_while_messages_flow() {
     for node in 1..=3 {
         assert_eq!(net.knet(node).stats().drops.of(Discard::Unauthentic), 0);
     }
+}
+
+#[test]
+fn what_comes_before_its_key_is_taken_with_the_key() {
+    let mut net = Net::new(2, 2, keyed());
+    net.run(5 * SECOND);
+    net.forget_events();
+    let key: Vec<u8> = (0..200).map(|byte| byte ^ 0x55).collect();
+    let suite = || Suite::new(Cipher::Aes128, Hash::Sha512, &key).unwrap();
+    let now = net.now;
+    net.knet(2).prepare_keys(now, suite());
+    net.knet(2).activate_keys(now);
+    let payload = message(0, 5000);
+    net.send(2, Target::All, &payload).unwrap();
+    net.run(10 * MS);
+    assert!(net.delivered(1).is_empty());
+    let now = net.now;
+    net.knet(1).prepare_keys(now, suite());
+    net.run(MS);
+    assert_eq!(net.delivered(1), [(NodeId(2), payload.clone())]);
+    assert_eq!(net.events(1), [Event::NextKeysUsed(NodeId(2))]);
+    // That is told once, and not by those who are behind.
+    net.send(2, Target::All, &payload).unwrap();
+    net.send(1, Target::All, &payload).unwrap();
+    net.run(10 * MS);
+    assert_eq!(net.delivered(1).len(), 2);
+    assert_eq!(net.delivered(2).len(), 3);
+    assert_eq!(net.events(1).len(), 1);
+    assert_eq!(net.events(2), []);
 }
 
 #[test]

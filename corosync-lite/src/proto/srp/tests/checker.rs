@@ -59,7 +59,7 @@ impl Checker {
                 joined,
             } => self.regular(process, *ring, members, joined),
             Event::Deliver(delivered) => self.delivered(process, delivered),
-            Event::State { .. } | Event::TokenLate(_) => Ok(()),
+            Event::State { .. } | Event::TokenLate(_) | Event::Repeated => Ok(()),
         };
         checked.map_err(|error| format!("{process:?}: {error}"))
     }

@@ -208,6 +208,33 @@ fn a_lost_message_is_sent_again_without_a_new_ring() {
 }
 
 #[test]
+fn messages_are_repeated_without_being_asked_for() {
+    let mut sim = ring_of(3, Config::default());
+    sim.filter = Some(|from, to, datagram| {
+        from == NodeId(1) && to == NodeId(2) && datagram.get(3) == Some(&1)
+    });
+    let before = sim.nodes[&NodeId(2)].delivered;
+    let stats = |sim: &Sim, id| sim.nodes[&NodeId(id)].srp.as_ref().unwrap().stats().clone();
+    let sent = stats(&sim, 1).messages_sent;
+    sim.submit(NodeId(1), 100).unwrap();
+    while stats(&sim, 1).messages_sent == sent {
+        sim.run(Duration::from_micros(20)).unwrap();
+    }
+    let repeater = sim.nodes.get_mut(&NodeId(3)).unwrap().srp.as_mut().unwrap();
+    repeater.repeat();
+    sim.run(ms(2)).unwrap();
+    assert_eq!(sim.nodes[&NodeId(2)].delivered, before + 1);
+    assert_eq!(stats(&sim, 2).requests, 0);
+    assert_eq!(stats(&sim, 3).messages_resent, 1);
+    let repeated = |(_, id, event): &(u64, NodeId, Event)| match event {
+        Event::Repeated => Some(*id),
+        _ => None,
+    };
+    let repeated: Vec<_> = sim.journal.iter().filter_map(repeated).collect();
+    assert_eq!(repeated, [NodeId(3)]);
+}
+
+#[test]
 fn a_node_that_cannot_receive_gives_itself_up_and_comes_back() {
     let config = Config {
         fail_recv_const: 20,
