@@ -2,7 +2,6 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `carried` | join information and tokens: one line that says who to talk to |
 //! | [`secret`] | passwords and answers |
 //! | [`client`], [`api`] | the member over HTTPS |
 //! | [`over_ssh`] | the member over SSH |
@@ -22,7 +21,6 @@
 //! and with its entry taken out of the cluster again, as far as the member can be reached.
 
 pub mod api;
-pub mod carried;
 pub mod checks;
 pub mod client;
 pub mod database;

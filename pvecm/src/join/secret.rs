@@ -9,6 +9,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use zeroize::Zeroizing;
 
 use super::stop::{Signals, interrupted};
 use crate::failure::{Failure, Outcome};
@@ -17,14 +18,14 @@ use crate::host::files;
 /// Longest secret that is read; the original's limit for passwords is 128.
 const SECRET_MAX: usize = 4096;
 
-/// A text that is never shown.
+/// A text that is never shown, and wiped when it goes.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// Of its text.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Zeroizing::new(text.into()))
     }
 
     /// The text, to be sent.

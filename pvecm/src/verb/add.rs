@@ -7,8 +7,8 @@ use crate::cli::Add;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::host::command::program;
+use crate::info::JoinInfo;
 use crate::join::api::{Ask, Credentials, Session, authenticate};
-use crate::join::carried::{self, Carried};
 use crate::join::client::{Client, PORT, Target, Trust};
 use crate::join::machine::{Machine, ThisMachine};
 use crate::join::over_ssh::SshPeer;
@@ -16,6 +16,8 @@ use crate::join::peer::Request;
 use crate::join::secret::{self, Prompt, Secret};
 use crate::join::stop::Signals;
 use crate::join::{self, Plan, checks, steps};
+use crate::serve::token::JoinToken;
+use crate::value::Fingerprint;
 use crate::verb::change::{begin, need_root};
 
 /// Joins.
@@ -78,26 +80,47 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
 /// Who is talked to, and what is known of it.
 struct Whom {
     host: String,
-    carried: Option<Carried>,
+    fingerprint: Option<Fingerprint>,
+    /// What a request carries instead of a login.
+    authorization: Option<Secret>,
 }
 
 impl Whom {
     fn find(args: &Add, prompt: &Prompt<'_>) -> Outcome<Self> {
-        let carried = match (&args.token_file, &args.info) {
-            (Some(path), _) if path.as_os_str() == "-" && Prompt::is_terminal() => {
-                Some(carried::token(&prompt.secret("Join token: ")?)?)
-            }
-            (Some(path), _) => Some(carried::token(&secret::from_file(path)?)?),
-            (None, Some(text)) => Some(carried::info(text)?),
-            (None, None) => None,
+        let mut whom = Self {
+            host: String::new(),
+            fingerprint: None,
+            authorization: None,
         };
-        let known = carried.as_ref().map(|carried| carried.address.clone());
-        let host = args.hostname.clone().or(known).ok_or_else(|| {
-            Failure::usage(
+        if let Some(path) = &args.token_file {
+            let text = if path.as_os_str() == "-" && Prompt::is_terminal() {
+                prompt.secret("Join token: ")?
+            } else {
+                secret::from_file(path)?
+            };
+            let token: JoinToken = text.expose().parse().map_err(Failure::refused)?;
+            whom.fingerprint = Some(token.fingerprint);
+            whom.authorization = Some(Secret::new(token.authorization().as_str()));
+            whom.host = token.address;
+        }
+        if let Some(text) = &args.info {
+            let info: JoinInfo = text
+                .parse()
+                .map_err(|error| Failure::usage(format!("--info: {error}")))?;
+            whom.fingerprint = Some(info.fingerprint);
+            whom.host = info.address;
+        }
+        if let Some(host) = &args.hostname {
+            whom.host.clone_from(host);
+        }
+        if whom.host.is_empty() {
+            return Err(Failure::usage(
                 "say which member to talk to: its address or name, --info, or --token-file",
-            )
-        })?;
-        Ok(Self { host, carried })
+            ));
+        }
+        // What the user says himself counts.
+        whom.fingerprint = args.fingerprint.or(whom.fingerprint);
+        Ok(whom)
     }
 }
 
@@ -122,9 +145,7 @@ fn over_https(
     args: &Add,
 ) -> Outcome {
     let person = Person(Prompt::new(signals));
-    let pinned = whom.carried.as_ref().map(|carried| carried.fingerprint);
-    let authorization = whom.carried.and_then(|carried| carried.authorization);
-    let credentials = match (authorization, &args.password_file) {
+    let credentials = match (whom.authorization, &args.password_file) {
         (Some(authorization), _) => Credentials::Token(authorization),
         (None, Some(path)) => Credentials::Password(secret::from_file(path)?),
         (None, None) => {
@@ -141,10 +162,7 @@ fn over_https(
         "Establishing API connection with host '{}'",
         whom.host
     ));
-    let trust = args
-        .fingerprint
-        .or(pinned)
-        .map_or(Trust::System, Trust::Pinned);
+    let trust = whom.fingerprint.map_or(Trust::System, Trust::Pinned);
     let trust = authenticate(&client, trust, &person, &|line| machine.say(line))?;
     let mut session = Session::login(client, trust, &credentials, &person)?;
     machine.say("Login succeeded.");

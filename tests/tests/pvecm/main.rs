@@ -7,6 +7,7 @@
 
 mod create;
 mod five;
+mod join;
 mod link;
 mod nodes;
 mod support;
