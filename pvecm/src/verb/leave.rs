@@ -297,10 +297,12 @@ fn forget_cluster(host: &Host) -> Outcome {
         if name == host.name.as_str() {
             continue;
         }
+        // Its directory says which keys are its own.
+        if let Ok(node) = name.parse() {
+            ssh::purge(host, &node)?;
+        }
         let path = entry.path();
         fs::remove_dir_all(&path).map_err(|error| failed("remove", &path, &error))?;
-        let node = name.parse().map_err(Failure::refused)?;
-        ssh::purge(host, &node)?;
     }
     Ok(())
 }

@@ -47,5 +47,7 @@ pub fn run_on(host: &Host, node: &str, address: IpAddr, command: &str) -> Outcom
     let mut line = ssh::command_line(host, node, address);
     line.push(command.to_owned());
     let name = line.remove(0);
-    program(&name, line).output()
+    // A node that does not answer must not keep this one.
+    let limit = ["-o", "ConnectTimeout=10"].map(str::to_owned);
+    program(&name, limit.into_iter().chain(line)).output()
 }

@@ -39,12 +39,16 @@ ExecStartPre=/usr/sbin/sshd -t
 ExecStart=/usr/sbin/sshd -D
 ExecReload=/bin/kill -HUP $MAINPID
 ";
-const PROXY: &str = "[Service]
-Type=simple
-ExecStart=/usr/bin/pvecm serve
-";
+const SERVE: &str = include_str!(concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../systemd/pvecm-serve.service"
+));
 /// Other names of units.
-const ALIASES: [(&str, &str); 2] = [("sshd", "ssh"), ("pvedaemon", "pveproxy")];
+const ALIASES: [(&str, &str); 3] = [
+    ("sshd", "ssh"),
+    ("pveproxy", "pvecm-serve"),
+    ("pvedaemon", "pvecm-serve"),
+];
 
 /// The messaging daemon of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,7 +239,7 @@ impl PveLab {
             ("corosync", corosync),
             ("pve-cluster", PVE_CLUSTER),
             ("ssh", SSH),
-            ("pveproxy", PROXY),
+            ("pvecm-serve", SERVE),
         ];
         for (name, text) in units {
             self.install_unit(id, name, text)?;

@@ -173,7 +173,8 @@ impl Unit {
     }
 
     fn start(&self) -> Result<()> {
-        let is_wanted = self.conditions.iter().all(|path| path.exists());
+        let mut conditions = self.conditions.iter();
+        let is_wanted = conditions.all(|(path, there)| path.exists() == *there);
         if !is_wanted || self.running().is_some() {
             return Ok(());
         }

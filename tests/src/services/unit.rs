@@ -27,8 +27,8 @@ pub(super) struct Unit {
     pub(super) kind: Kind,
     pub(super) before: Vec<String>,
     pub(super) wants: Vec<String>,
-    /// Files without which it is not started.
-    pub(super) conditions: Vec<PathBuf>,
+    /// Paths that have to be there, or must not be, for it to be started.
+    pub(super) conditions: Vec<(PathBuf, bool)>,
     pub(super) pid_file: Option<PathBuf>,
     /// Run before it starts.
     pub(super) prepare: Vec<Vec<String>>,
@@ -78,7 +78,11 @@ impl Unit {
             "Type" => self.kind = kind(value)?,
             "Before" => self.before.extend(units()),
             "Wants" => self.wants.extend(units()),
-            "ConditionPathExists" => self.conditions.push(value.into()),
+            "ConditionPathExists" => {
+                let absent = value.strip_prefix('!');
+                let path = absent.unwrap_or(value).into();
+                self.conditions.push((path, absent.is_none()));
+            }
             "PIDFile" => self.pid_file = Some(value.into()),
             "ExecStartPre" => self.prepare.push(words()),
             "ExecStart" => self.start = words(),
@@ -105,12 +109,12 @@ mod tests {
 
     #[test]
     fn units_are_read() {
-        let text = "[Unit]\nBefore=b.service c\n# Wants=x\nConditionPathExists=/a\n\n[Service]\n\
+        let text = "[Unit]\nBefore=b.service c\n# Wants=x\nConditionPathExists=/a\nConditionPathExists=!/b\n[Service]\n\
                     Type=notify\nExecStart=/bin/a --foreground\nExecReload=kill -HUP $MAINPID\n";
         let unit = Unit::parse("a", text).unwrap();
         assert_eq!(unit.kind, Kind::Notify);
         assert_eq!(unit.before, ["b", "c"]);
-        assert_eq!(unit.conditions, [PathBuf::from("/a")]);
+        assert_eq!(unit.conditions, [("/a".into(), true), ("/b".into(), false)]);
         assert_eq!(unit.start, ["/bin/a", "--foreground"]);
         assert_eq!(unit.reload.unwrap().len(), 3);
         assert!(Unit::parse("a", "[Service]\n").is_err());

@@ -61,7 +61,7 @@ fn requests_that_would_break_the_cluster_are_refused() {
     let own = link_args(&nodes, 2, 2);
     for (args, text) in [
         (
-            "addnode n3 --link0 10.77.0.3",
+            "addnode n3 --link0 10.77.0.3 --apiversion 1",
             "link 1 exists in cluster config",
         ),
         (

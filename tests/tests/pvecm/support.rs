@@ -38,8 +38,20 @@ pub(crate) fn cluster(messaging: &[Messaging], links: usize) -> Option<PveLab> {
     for id in 2..=messaging.len() {
         join(&nodes, 1, id, links);
         nodes.await_online(&(1..=id).collect::<Vec<_>>()).unwrap();
+        all_vote(&nodes, 1);
     }
     Some(nodes)
+}
+
+/// Waits until every node has its votes: one that the others could not do without has none before it
+/// is there.
+pub(crate) fn all_vote(nodes: &PveLab, id: usize) {
+    eventually_ok(SYNC_DEADLINE, "votes of all nodes", || {
+        let conf = fs::read_to_string(nodes.path(id, "corosync.conf"))?;
+        anyhow::ensure!(!conf.contains("quorum_votes: 0"), "{conf}");
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// `--link0 ADDRESS` and so on for a node.
@@ -124,7 +136,9 @@ impl Load {
         });
     }
 
+    /// Waits for equal nodes, then checks that each of them has what was acknowledged.
     pub(crate) fn check(&mut self, nodes: &PveLab, ids: &[usize]) {
+        nodes.await_equal(ids).unwrap();
         for (id, writer) in &mut self.writers {
             for node in ids {
                 writer
