@@ -107,47 +107,7 @@ fn faults_of_a_cluster_are_found() {
         })
         .unwrap();
         let report = document(host, "doctor");
-        has(
-            &report,
-            "fail",
-            &["links n2 (node 2): link 1 from 10.78.0.1 to 10.78.0.2 is down"],
-        );
-        has(&report, "fail", &["key /etc/corosync/authkey", "mode 0644"]);
-        has(
-            &report,
-            "fail",
-            &[
-                "configuration /etc/corosync/corosync.conf",
-                "version 9 is newer",
-            ],
-        );
-        has(
-            &report,
-            "fail",
-            &["directories /etc/pve/nodes/ghost", "guests are in it: 777"],
-        );
-        has(
-            &report,
-            "warn",
-            &["certificates", "nodes/n2/pve-ssl.pem", "ends in 4 days"],
-        );
-        has(
-            &report,
-            "fail",
-            &[
-                "certificates",
-                "nodes/n2/pve-ssl.pem",
-                "not made by the authority",
-            ],
-        );
-        has(&report, "warn", &["certificates n3", "does not know"]);
-        has(&report, "fail", &["name n1", "loopback address only"]);
-        has(
-            &report,
-            "fail",
-            &["changes n1", "'pvecm create' was broken off"],
-        );
-        has(&report, "fail", &["time n3", "s ahead of this one's"]);
+        names_what_was_planted(&report);
         assert_eq!(report["healthy"], false);
         let (text, _, code) = said(&pvecm(host, "doctor"));
         assert_eq!(code, 1, "{text}");
@@ -157,6 +117,51 @@ fn faults_of_a_cluster_are_found() {
         );
         without_its_parts(cluster);
     }
+}
+
+/// Each fault of [`plant`] is a finding.
+fn names_what_was_planted(report: &Value) {
+    has(
+        report,
+        "fail",
+        &["links n2 (node 2): link 1 from 10.78.0.1 to 10.78.0.2 is down"],
+    );
+    has(report, "fail", &["key /etc/corosync/authkey", "mode 0644"]);
+    has(
+        report,
+        "fail",
+        &[
+            "configuration /etc/corosync/corosync.conf",
+            "version 9 is newer",
+        ],
+    );
+    has(
+        report,
+        "fail",
+        &["directories /etc/pve/nodes/ghost", "guests are in it: 777"],
+    );
+    has(
+        report,
+        "warn",
+        &["certificates", "nodes/n2/pve-ssl.pem", "ends in 4 days"],
+    );
+    has(
+        report,
+        "fail",
+        &[
+            "certificates",
+            "nodes/n2/pve-ssl.pem",
+            "not made by the authority",
+        ],
+    );
+    has(report, "warn", &["certificates n3", "does not know"]);
+    has(report, "fail", &["name n1", "loopback address only"]);
+    has(
+        report,
+        "fail",
+        &["changes n1", "'pvecm create' was broken off"],
+    );
+    has(report, "fail", &["time n3", "s ahead of this one's"]);
 }
 
 /// Plants faults that are found from node 1.
