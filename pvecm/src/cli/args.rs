@@ -340,7 +340,7 @@ pub struct Token {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=10080))]
     pub minutes: u32,
     /// How the result is shown
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, global = true)]
     pub output_format: Format,
 }
 

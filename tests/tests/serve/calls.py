@@ -87,13 +87,22 @@ assert [node["node"] for node in config.nodes.get()] == ["n1", "n2"]
 fails(lambda: config.nodes("n1").delete(), 500, "Cannot delete myself from cluster!")
 
 fails(lambda: config.post(clustername="again"), 500, "already exists")
-task = config.join.post(
-    hostname=other, fingerprint=preferred["pve_fp"], password="wrong-guess"
-)
-assert Tasks.decode_upid(task)["type"] == "clusterjoin", task
-done = Tasks.blocking_status(api, task, timeout=120, polling_interval=0.2)
-assert done["status"] == "stopped" and done["exitstatus"] != "OK", done
-log = Tasks.decode_log(api.nodes("n1").tasks(task).log.get(limit=0))
-assert "TASK ERROR: " in log and "wrong-guess" not in log, log
+
+
+def join(hostname):
+    task = config.join.post(
+        hostname=hostname, fingerprint=preferred["pve_fp"], password="wrong-guess"
+    )
+    assert Tasks.decode_upid(task)["type"] == "clusterjoin", task
+    done = Tasks.blocking_status(api, task, timeout=120, polling_interval=0.2)
+    log = Tasks.decode_log(api.nodes("n1").tasks(task).log.get(limit=0))
+    assert done["status"] == "stopped" and "wrong-guess" not in log, (done, log)
+    return done["exitstatus"], log
+
+
+result, log = join(other)
+assert result == "OK" and "already a member" in log, (result, log)
+result, log = join("10.77.0.99")
+assert result != "OK" and "TASK ERROR: " in log, (result, log)
 fails(lambda: api.nodes("n1").tasks("UPID:x").status.get(), 400, "unable to parse worker upid")
 fails(lambda: api.version.get(), 501, "not implemented")
