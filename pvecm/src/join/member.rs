@@ -10,40 +10,19 @@
 //! | who joins | who ends the probation |
 //! |---|---|
 //! | this command | the joining node itself: it asks for probation, and confirms when it is there |
-//! | another one | the member that let it in watches for it: [`see_through`] |
+//! | another one | the member that let it in watches for it: [`settle`](crate::verb::addnode::settle) |
 //!
 //! Invariant: a node on probation has `quorum_votes: 0` written in its entry; an entry without that
 //! key has one vote, as Corosync counts it.
 
-use std::time::Duration;
-
-use crate::conf::{Admission, ClusterConf};
+use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
+use crate::host::Host;
 use crate::host::files::{self, PUBLIC};
 use crate::host::lock::ClusterLock;
-use crate::host::wait::until;
-use crate::host::{Host, pve};
-use crate::value::NodeName;
 
 /// Name of the lock that changes of the configuration are made under.
 pub const LOCK: &str = "file-corosync_conf";
-
-/// How a node that was watched ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It is there and votes.
-    Voting,
-    /// It did not come in time; its entry is still there and harms nobody.
-    Absent,
-    /// Somebody took it out, or it had its votes already.
-    Settled,
-}
-
-/// Enters a node as it was admitted, but with no vote yet.
-pub fn enter_on_probation(conf: &mut ClusterConf, name: &NodeName, admission: &Admission) {
-    conf.put_node(name, admission.id, admission.votes, &admission.links);
-    conf.set_probation(name.as_str());
-}
 
 /// Votes that an entry counts for when it is written with `votes`: the original leaves out a 0, and
 /// Corosync takes an entry without the key for one vote.
@@ -94,44 +73,4 @@ pub fn read(host: &Host) -> Outcome<ClusterConf> {
         .ok_or_else(|| Failure::failed(format!("'{}' is not there", path.display())))?;
     ClusterConf::parse(&text)
         .map_err(|error| Failure::failed(format!("'{}': {error}", path.display())))
-}
-
-/// Waits for a node on probation, and ends its probation when it is there. For joining nodes that do
-/// not do that themselves; it does no harm when they do.
-///
-/// `give` makes the running ring count votes. `interrupted` ends the wait.
-///
-/// # Errors
-/// When the node is there and can not be given its votes.
-pub fn see_through(
-    host: &Host,
-    name: &NodeName,
-    votes: u32,
-    patience: Duration,
-    give: &dyn Fn(u32, u32) -> Outcome,
-    interrupted: &dyn Fn() -> bool,
-) -> Outcome<End> {
-    let seen = until(patience, || {
-        if interrupted() {
-            return Some(End::Absent);
-        }
-        match read(host) {
-            Ok(conf) if !is_on_probation(&conf, name.as_str()) => Some(End::Settled),
-            _ => is_online(host, name).then_some(End::Voting),
-        }
-    });
-    match seen {
-        Some(End::Voting) => {
-            let confirmed = confirm(host, name.as_str(), votes, give)?;
-            Ok(confirmed.map_or(End::Settled, |_| End::Voting))
-        }
-        Some(end) => Ok(end),
-        None => Ok(End::Absent),
-    }
-}
-
-fn is_online(host: &Host, name: &NodeName) -> bool {
-    let members = pve::members(&host.paths).unwrap_or_default();
-    let node = members.nodelist.get(name.as_str());
-    node.is_some_and(|node| node.online == 1)
 }

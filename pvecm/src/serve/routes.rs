@@ -113,7 +113,12 @@ pub fn find(method: &Method, path: &str) -> Option<Route> {
     };
     let for_joiners = matches!(
         call,
-        Call::ApiVersion | Call::JoinInfo | Call::Addnode | Call::Delnode
+        Call::ApiVersion
+            | Call::JoinInfo
+            | Call::Status
+            | Call::Qdevice
+            | Call::Addnode
+            | Call::Delnode
     );
     Some(Route {
         call,

@@ -11,7 +11,6 @@ use crate::conf::{Admission, ClusterConf};
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::join::machine::{Machine as _, Step};
-use crate::join::member::enter_on_probation;
 use crate::join::peer::{Admitted, Facts, NotAdmitted, Peer, Request};
 use crate::join::{Plan, is_member, join, leftover, member};
 use crate::transaction::recover_with;
@@ -82,10 +81,9 @@ fn admitted(probation: bool) -> Admitted {
         links: BTreeMap::from([(0, ADDRESS.to_owned())]),
         replaces: false,
     };
+    conf.put_node(&name, admission.id, admission.votes, &admission.links);
     if probation {
-        enter_on_probation(&mut conf, &name, &admission);
-    } else {
-        conf.put_node(&name, admission.id, admission.votes, &admission.links);
+        conf.set_probation(name.as_str());
     }
     Admitted {
         authkey: vec![7; 256],
