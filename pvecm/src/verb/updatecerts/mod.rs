@@ -127,8 +127,8 @@ pub fn run(host: &Host, args: &Updatecerts) -> Outcome {
     }
 }
 
-/// Makes what this node needs on its own disk: root's SSH key and settings, the link to the schedule
-/// of backups, and no permissions for others on the cluster's key.
+/// Makes what this node needs on its own disk: root's SSH key and settings, and no permissions for
+/// others on the cluster's key.
 ///
 /// # Errors
 /// When something can not be made.
@@ -160,16 +160,32 @@ pub fn node_directories(host: &Host, name: &NodeName) -> Outcome {
     directories(&mut Changes::new(host, Mode::Make, true), name)
 }
 
-/// All of it, on a thread of its own: a cluster file system that hangs must not hang the start of
-/// services as well.
+/// All of it. What touches the mount has a limit; making keys on a slow machine has none.
 fn within(host: &Host, options: UpdateOptions) -> Result<(), Stop> {
-    let (sender, receiver) = channel();
+    let paths = host.paths.clone();
+    timed(GRACE, move || Ok(pve::need_mount(&paths)?))?;
+    if !options.dry_run {
+        let _lock = NodeLock::take(&node_lock(&host.paths)).map_err(Stop::Late)?;
+        let mut changes = Changes::new(host, Mode::Make, options.silent);
+        local_steps(&mut changes, options.silent)?;
+        report(&changes);
+    }
     let host = host.clone();
+    timed(options.patience + GRACE, move || shared(&host, options))
+}
+
+/// On a thread of its own: a cluster file system that hangs must not hang the start of services as
+/// well.
+fn timed(
+    limit: Duration,
+    work: impl FnOnce() -> Result<(), Stop> + Send + 'static,
+) -> Result<(), Stop> {
+    let (sender, receiver) = channel();
     std::thread::spawn(move || {
         // Nobody listens any more when it took too long.
-        drop(sender.send(whole(&host, options)));
+        drop(sender.send(work()));
     });
-    match receiver.recv_timeout(options.patience + GRACE) {
+    match receiver.recv_timeout(limit) {
         Ok(result) => result,
         Err(RecvTimeoutError::Timeout) => Err(Stop::Late(Failure::failed(LATE))),
         Err(RecvTimeoutError::Disconnected) => {
@@ -181,17 +197,10 @@ fn within(host: &Host, options: UpdateOptions) -> Result<(), Stop> {
 const LATE: &str = "got timeout when trying to ensure cluster certificates and base file hierarchy \
                     is set up - no quorum (yet) or hung pmxcfs?";
 
-fn whole(host: &Host, options: UpdateOptions) -> Result<(), Stop> {
+fn shared(host: &Host, options: UpdateOptions) -> Result<(), Stop> {
     let end = now() + options.patience;
-    pve::need_mount(&host.paths)?;
     if options.dry_run {
         return dry_run(host, options);
-    }
-    {
-        let _lock = NodeLock::take(&node_lock(&host.paths)).map_err(Stop::Late)?;
-        let mut changes = Changes::new(host, Mode::Make, options.silent);
-        local_steps(&mut changes, options.silent)?;
-        report(&changes);
     }
     await_quorum(host, options)?;
     let left = UpdateOptions {
@@ -286,8 +295,7 @@ fn report(changes: &Changes<'_>) {
 fn local_steps(changes: &mut Changes<'_>, silent: bool) -> Outcome {
     let paths = &changes.host().paths;
     ssh::prepare(changes, silent)?;
-    changes.protected(&paths.corosync("authkey"), KEY)?;
-    schedule_link(changes)
+    changes.protected(&paths.corosync("authkey"), KEY)
 }
 
 /// What is in the cluster's files, and what links to it. Returns whether this node has got a new
