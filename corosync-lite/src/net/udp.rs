@@ -199,8 +199,11 @@ impl Socket {
                     }
                     let failure = match own.map(|own| own.failure) {
                         Some(failure) => failure,
-                        None if is_late => SendFailure::Other,
-                        None => classify(errno, None),
+                        None => match classify(errno, None) {
+                            // It may be the error of another datagram.
+                            SendFailure::LinkUnusable if is_late => SendFailure::Other,
+                            failure => failure,
+                        },
                     };
                     failures.extend(to.map(|to| Failure {
                         index: Some(done),

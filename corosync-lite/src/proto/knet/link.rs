@@ -391,6 +391,9 @@ mod tests {
             assert!(link.is_up());
         }
         assert!(pings <= 220, "{pings}");
+        let later = now + 100 * MS;
+        run(&mut link, &mut now, later, Some(MS));
+        assert_eq!(link.doubted_until, None);
         link.doubt(now);
         let last = now;
         run(&mut link, &mut now, last + 190 * MS, None);
