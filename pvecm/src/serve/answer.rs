@@ -82,7 +82,10 @@ impl ApiError {
 
 impl From<Failure> for ApiError {
     fn from(failure: Failure) -> Self {
-        Self::new(500, failure.to_string())
+        Self {
+            errors: failure.fields().iter().cloned().collect(),
+            ..Self::new(500, failure.text())
+        }
     }
 }
 
