@@ -3,18 +3,25 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 
+use crate::cert::authkey;
 use crate::cli::{Addnode, Delnode, Serve};
 use crate::failure::{Failure, Outcome};
-use crate::host::Host;
+use crate::host::pve::{self, State};
+use crate::host::{Host, calendar};
 use crate::serve::task::{self, Upid, Work};
 use crate::serve::{Actions, Limits, NodeUsers, Server, serve};
 use crate::value::NodeName;
 use crate::verb::addnode::Admitted;
+use crate::verb::updatecerts::{self, UpdateOptions};
 
+/// How often keys and certificates are looked at.
+const KEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 128;
 
@@ -40,13 +47,13 @@ pub fn run(host: &Host, args: &Serve) -> Outcome {
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| Failure::failed(format!("can not begin: {error}")))?;
-    let served = runtime.block_on(serve_at(Arc::new(server), args.listen));
+    let served = runtime.block_on(serve_at(Arc::new(server), host.clone(), args.listen));
     // A call that hangs in the file system must not keep the service from ending.
     runtime.shutdown_background();
     served
 }
 
-async fn serve_at(server: Arc<Server>, at: SocketAddr) -> Outcome {
+async fn serve_at(server: Arc<Server>, host: Host, at: SocketAddr) -> Outcome {
     let cannot = |error: std::io::Error| {
         Failure::failed(format!(
             "can not listen on {at}: {error}; 'ss -ltnp' shows who does"
@@ -63,6 +70,7 @@ async fn serve_at(server: Arc<Server>, at: SocketAddr) -> Outcome {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("the service manager can not be told: {error}");
     }
+    let keeper = tokio::spawn(keep(host));
     let end = async {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -73,7 +81,45 @@ async fn serve_at(server: Arc<Server>, at: SocketAddr) -> Outcome {
         // It matters to nobody if it is not told.
         drop(sd_notify::notify(&[sd_notify::NotifyState::Stopping]));
     };
-    serve(server, listener, end).await.map_err(cannot)
+    let served = serve(server, listener, end).await.map_err(cannot);
+    keeper.abort();
+    served
+}
+
+/// Renews what gets old: the key of tickets each day, the node's certificate before it ends.
+async fn keep(host: Host) {
+    let mut hours = tokio::time::interval(KEEP_INTERVAL);
+    hours.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The service's start has just looked.
+    hours.tick().await;
+    loop {
+        hours.tick().await;
+        let host = host.clone();
+        let kept = tokio::task::spawn_blocking(move || keep_now(&host));
+        match kept.await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => tracing::warn!("{failure}"),
+            Err(error) => tracing::warn!("renewing keys and certificates: {error}"),
+        }
+    }
+}
+
+fn keep_now(host: &Host) -> Outcome {
+    if pve::state(&host.paths) != State::Writable {
+        return Ok(());
+    }
+    if authkey::rotate(host, calendar())? {
+        tracing::info!("the key of login tickets is a new one");
+    }
+    let options = UpdateOptions {
+        silent: true,
+        ..UpdateOptions::default()
+    };
+    let updated = updatecerts::cluster_files(host, options)?;
+    if updated.new_certificate {
+        tracing::info!("this node has a new certificate");
+    }
+    Ok(())
 }
 
 /// A socket; where there is no IPv6, that for all addresses is one of IPv4.
