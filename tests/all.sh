@@ -1,5 +1,6 @@
 #!/bin/sh
 # Runs every test. Run as root: the tests mount file systems and make network namespaces.
+# With arguments: one run of 'cargo test' with them.
 set -eu
 cd "$(dirname "$0")/.."
 . tests/setup.sh
@@ -7,13 +8,55 @@ install_missing tests
 # What is missing on this machine fails the tests instead of being skipped.
 export PMXCFS_TEST_ALL=1
 cargo build --locked --workspace
-cargo test --locked --workspace "$@"
-if [ $# -eq 0 ]; then
-    # Clusters again on the other messaging daemon, and on rings of both. How old locks become does
-    # not depend on it, and takes long.
-    for messaging in corosync-lite corosync-lite:corosync; do
-        echo "messaging: $messaging"
-        COROSYNC_BIN=$messaging cargo test --locked --package tests \
-            --test cluster --test nodes -- --skip age_of_locks
-    done
+if [ $# -gt 0 ]; then
+    exec cargo test --locked --workspace "$@"
+fi
+cargo test --locked --workspace --no-run
+
+# Tests of whole clusters wait most of the time, for tokens, timeouts and locks. So they run in three
+# lanes side by side; each lane's output is shown when it has ended.
+logs=$(mktemp -d)
+lanes=""
+trap 'for lane in $lanes; do kill -- "-$lane" 2>/dev/null || :; done; rm -rf "$logs"' EXIT
+trap 'exit 130' INT TERM
+
+lane() {
+    # $1: name; standard input: its commands
+    script="set -eu
+$(cat)"
+    setsid sh -c "$script" >"$logs/$1" 2>&1 &
+    lanes="$lanes $!"
+    eval "lane_$1=$!"
+}
+
+lane units <<'END'
+cargo test --locked --workspace --exclude tests
+cargo test --locked --package tests --lib --bins \
+    --test crash --test daemon --test fuzz --test harness --test rings --test sim
+# Clusters again on the other messaging daemon, and on rings of both. How old locks become does not
+# depend on it, and takes long.
+for messaging in corosync-lite corosync-lite:corosync; do
+    echo "messaging: $messaging"
+    COROSYNC_BIN=$messaging cargo test --locked --package tests \
+        --test cluster --test nodes -- --skip age_of_locks
+done
+END
+lane rings <<'END'
+cargo test --locked --package tests --test ring --test corosync_lite
+END
+lane nodes <<'END'
+cargo test --locked --package tests --test cluster --test nodes \
+    --test certificates --test pvecm --test pvecm_state --test serve
+END
+
+failed=""
+for name in units rings nodes; do
+    eval "pid=\$lane_$name"
+    wait "$pid" || failed="$failed $name"
+    echo "=== tests: $name"
+    cat "$logs/$name"
+done
+if [ -n "$failed" ]; then
+    echo "tests failed in:$failed" >&2
+    exit 1
 fi

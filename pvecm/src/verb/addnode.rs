@@ -17,6 +17,11 @@ use crate::value::NodeName;
 /// A node that was let in is there within this time, also when somebody copies files by hand.
 const ARRIVAL: Duration = Duration::from_secs(900);
 
+/// Another node that was let in is there within this time, or may be overtaken.
+const TURN: Duration = Duration::from_secs(25);
+/// The ring has a new configuration in force within this time.
+const IN_FORCE: Duration = Duration::from_secs(15);
+
 /// What the joining node gets.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Admitted {
@@ -77,6 +82,7 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
 /// When it is not let in: nothing is changed then.
 pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
     pve::need_quorum(&host.paths)?;
+    await_turn(host, &args.node);
     let _node_lock = change::begin(host)?;
     let _conf_lock = change::lock_conf(host)?;
     let mut decision = decide(host, args)?;
@@ -98,6 +104,13 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
             .push(format!("failed to merge SSH keys: {failure}"));
     }
     write_conf(host, &decision.text)?;
+    if let Err(failure) = ring::await_version(decision.version, IN_FORCE) {
+        let mut conf = read_conf(host)?;
+        conf.remove_node(args.node.as_str())
+            .map_err(Failure::failed)?;
+        write_conf(host, &conf.text())?;
+        return Err(failure.within("the node was not let in"));
+    }
     if decision.is_watched {
         settle_later(&args.node, decision.admission.votes.max(1))?;
     }
@@ -106,6 +119,20 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
         conf: decision.text,
         warnings: decision.warnings,
     })
+}
+
+/// Waits until the nodes that were let in before are there. A messaging daemon that meets a ring with a
+/// newer configuration than its own ends itself, so the configuration must not change while a node is
+/// on its way; and of daemons that run, those with the older one end, so that a node may only come
+/// when the ring has the one that it gets.
+fn await_turn(host: &Host, name: &NodeName) {
+    let others_are_there = || {
+        let nodes = read_conf(host).ok()?.nodes();
+        let mut others = nodes.iter().filter(|node| node.name != name.as_str());
+        others.all(|node| node.votes > 0).then_some(())
+    };
+    // One that never comes does not keep the others out.
+    wait::until(TURN, others_are_there);
 }
 
 /// Gives a node its vote once it is there; takes it out again if it does not come.
@@ -144,11 +171,10 @@ pub fn settle(host: &Host, name: &NodeName, votes: u32) -> Outcome {
 
 /// Starts [`settle`] as a process of its own: whoever asked does not wait for it.
 fn settle_later(name: &NodeName, votes: u32) -> Outcome {
-    let own = std::env::current_exe();
-    let own = own.map_err(|error| Failure::failed(format!("no path of this program: {error}")))?;
     let votes = votes.to_string();
     let args = ["addnode", name.as_str(), "--settle", &votes];
-    program(&own.to_string_lossy(), args).detach()
+    // By this name it is found also after an upgrade has replaced its file.
+    program("/proc/self/exe", args).detach()
 }
 
 /// What becomes of a request.
@@ -157,6 +183,7 @@ struct Decision {
     /// Its vote has to wait until it is there, and it does not know that.
     is_watched: bool,
     text: Vec<u8>,
+    version: u64,
     warnings: Vec<String>,
 }
 
@@ -197,6 +224,7 @@ fn decide(host: &Host, args: &Addnode) -> Outcome<Decision> {
         is_watched: held && !args.probation,
         admission,
         text: conf.text(),
+        version: conf.version(),
         warnings,
     })
 }

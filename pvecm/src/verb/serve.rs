@@ -31,8 +31,8 @@ const BACKLOG: u32 = 128;
 /// When the node has no certificate, or the address is in use.
 pub fn run(host: &Host, args: &Serve) -> Outcome {
     log_to_stderr();
-    let program = std::env::current_exe();
-    let program = program.map_err(|error| Failure::failed(format!("who am I: {error}")))?;
+    // By this name it is found also after an upgrade has replaced its file.
+    let program = PathBuf::from("/proc/self/exe");
     let commands = Commands {
         host: host.clone(),
         program,
