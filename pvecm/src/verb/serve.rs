@@ -32,7 +32,7 @@ const BACKLOG: u32 = 128;
 pub fn run(host: &Host, args: &Serve) -> Outcome {
     log_to_stderr();
     // By this name it is found also after an upgrade has replaced its file.
-    let program = PathBuf::from("/proc/self/exe");
+    let program = PathBuf::from(format!("/proc/{}/exe", std::process::id()));
     let commands = Commands {
         host: host.clone(),
         program,
