@@ -3,7 +3,7 @@
 //! The service is `proxmox-ve-auth`; where `/etc/pam.d` has no file of that name, PAM takes `other`.
 //!
 //! Safety: this module alone speaks to libpam. What PAM is handed (the names, the conversation and
-//! the password) outlives the handle, which [`Session`] ends; what it gets back from the conversation
+//! the password) outlives the handle, which `Session` ends; what it gets back from the conversation
 //! is allocated by `calloc` and `strdup`, for PAM frees it. PAM waits itself after a failure unless
 //! told not to: the caller does the waiting, without holding a thread.
 
