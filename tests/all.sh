@@ -13,7 +13,7 @@ if [ $# -gt 0 ]; then
 fi
 cargo test --locked --workspace --no-run
 
-# Tests of whole clusters wait most of the time, for tokens, timeouts and locks. So they run in three
+# Tests of whole clusters wait most of the time, for tokens, timeouts and locks. So they run in two
 # lanes side by side; each lane's output is shown when it has ended.
 logs=$(mktemp -d)
 lanes=""
@@ -29,10 +29,15 @@ $(cat)"
     eval "lane_$1=$!"
 }
 
-lane units <<'END'
-cargo test --locked --workspace --exclude tests
-cargo test --locked --package tests --lib --bins \
-    --test crash --test daemon --test fuzz --test harness --test rings --test sim
+lane rings <<'END'
+cargo test --locked --package tests --test ring --test corosync_lite
+cargo test --locked --package tests --test pvecm
+cargo test --locked --package tests --test pvecm_state
+END
+# What waits most comes first, beside the rings, whose nodes want the processor in time.
+lane nodes <<'END'
+cargo test --locked --package tests --test cluster --test nodes
+cargo test --locked --package tests --test certificates --test serve
 # Clusters again on the other messaging daemon, and on rings of both. How old locks become does not
 # depend on it, and takes long.
 for messaging in corosync-lite corosync-lite:corosync; do
@@ -40,17 +45,13 @@ for messaging in corosync-lite corosync-lite:corosync; do
     COROSYNC_BIN=$messaging cargo test --locked --package tests \
         --test cluster --test nodes -- --skip age_of_locks
 done
-END
-lane rings <<'END'
-cargo test --locked --package tests --test ring --test corosync_lite
-END
-lane nodes <<'END'
-cargo test --locked --package tests --test cluster --test nodes \
-    --test certificates --test pvecm --test pvecm_state --test serve
+cargo test --locked --workspace --exclude tests
+cargo test --locked --package tests --lib --bins \
+    --test crash --test daemon --test fuzz --test harness --test rings --test sim
 END
 
 failed=""
-for name in units rings nodes; do
+for name in rings nodes; do
     eval "pid=\$lane_$name"
     wait "$pid" || failed="$failed $name"
     echo "=== tests: $name"
