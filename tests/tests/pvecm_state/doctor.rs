@@ -143,7 +143,7 @@ fn names_what_was_planted(report: &Value) {
     has(
         report,
         "warn",
-        &["certificates", "nodes/n2/pve-ssl.pem", "ends in 4 days"],
+        &["certificates", "nodes/n2/pve-ssl.pem", "it ends in"],
     );
     has(
         report,
