@@ -8,6 +8,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink},
+    process::Command,
 };
 
 use common::{GID, Mounted, bytes};
@@ -358,4 +359,33 @@ fn times_can_be_set_as_far_as_they_are_kept() {
     let release = mounted.try_sh("touch -d @0 priv/lock/x");
     assert!(!release.status.success());
     assert_eq!(mounted.backend.take_unlocks(), [bytes("priv/lock/x")]);
+}
+
+#[test]
+fn a_copy_that_another_process_closes_publishes_nothing_half_written() {
+    let mounted = Mounted::new();
+    // The lowest descriptors are taken, as in a server with many connections.
+    let many: Vec<_> = (0..200).map(|_| File::open("/dev/null").unwrap()).collect();
+    // A process holds an earlier descriptor of the file long after its close here.
+    let earlier = File::create(mounted.path("f")).unwrap();
+    let mut holder = Command::new("sleep")
+        .arg("1000")
+        .stdin(earlier)
+        .spawn()
+        .unwrap();
+    mounted.backend.take_log();
+
+    let mut file = File::create(mounted.path("f")).unwrap();
+    file.write_all(b"half, ").unwrap();
+    // A started process gets copies of all descriptors, and closes them before its program begins.
+    assert!(Command::new("true").status().unwrap().success());
+    let early = mounted.writes_of("f");
+    file.write_all(b"whole").unwrap();
+    drop(file);
+    let closed = mounted.writes_of("f");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert!(early.is_empty(), "{early:?}");
+    assert_eq!(closed, ["half, whole"]);
+    drop(many);
 }

@@ -27,8 +27,10 @@ pub struct FlushProbe {
     pub ino: u64,
     /// Access mode and `O_APPEND`, as the descriptor shows them.
     pub flags: i32,
-    /// Processes that may hold it, the one that closes not among them.
-    pub pids: Vec<u32>,
+    /// Process that opened it; 0 if unknown.
+    pub opener: u32,
+    /// Process that wrote last; 0 if none did.
+    pub writer: u32,
     /// Other handles whose descriptors look the same.
     pub others: usize,
     /// Whether publishing now would leave an empty file, so that a closer look pays.
@@ -57,14 +59,11 @@ impl Fs {
         let Some(edits) = state.edits.get(&handle) else {
             return Ok(None);
         };
-        let mut pids = vec![file.pid, edits.writer_pid];
-        pids.retain(|pid| *pid != 0);
-        pids.sort_unstable();
-        pids.dedup();
         Ok(Some(FlushProbe {
             ino: ino_of(file.file.inode),
             flags: file.flags,
-            pids,
+            opener: file.pid,
+            writer: edits.writer_pid,
             others: state.others_like(handle, file.flags),
             emptied: edits.pending.is_emptied(),
         }))

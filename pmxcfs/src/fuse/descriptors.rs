@@ -6,7 +6,9 @@
 //! the descriptors of the processes concerned are looked at, as `/proc` shows them.
 //!
 //! A wrong "remains" only delays the operation until the kernel drops the file, right after. A
-//! wrong "none remains" publishes early, which is what closing means to most file systems.
+//! wrong "none remains" publishes early: another node may see half of what is being written. So
+//! where a process closes that did not write, as each new process does with the copies that it
+//! got, any descriptor of the writer that may be the one counts as it.
 
 use std::{
     collections::BTreeSet,
@@ -17,12 +19,13 @@ use std::{
 
 use crate::fs::FlushProbe;
 
-/// Descriptors looked at in one process, lowest first: shells and servers redirect low ones, and
-/// a look costs some microseconds.
+/// Descriptors looked at in one process, lowest first: shells redirect low ones, and a look costs
+/// some microseconds.
 const DESCRIPTORS_MAX: usize = 128;
 
-/// The same before a file is left empty, which is rare and worth it.
-const DESCRIPTORS_MAX_EMPTIED: usize = 4096;
+/// The same in a process that wrote and goes on writing, and before a file is left empty: it is
+/// rare and worth it.
+const DESCRIPTORS_MAX_CAREFUL: usize = 4096;
 
 /// More than the lines of a descriptor that matter here.
 const INFO_BYTES: usize = 256;
@@ -39,19 +42,47 @@ const RELATIVES_MAX: usize = 64;
 /// A process that wrote something and closes the file, without others that have it, means the
 /// close: nothing is looked up for it.
 pub(super) fn remains(probe: &FlushProbe, pid: u32) -> bool {
-    if !probe.emptied && probe.pids.iter().all(|known| *known == pid) {
+    let known = [probe.opener, probe.writer].map(|known| if known == 0 { pid } else { known });
+    if !probe.emptied && known == [pid; 2] {
         return false;
     }
-    let mut pids = vec![pid];
-    pids.extend_from_slice(&probe.pids);
+    let editor = if probe.writer == 0 {
+        probe.opener
+    } else {
+        probe.writer
+    };
+    if editor != 0 && !is_same_process(editor, pid) {
+        let held = matching(probe, editor, DESCRIPTORS_MAX_CAREFUL).next();
+        if held.is_some() {
+            return true;
+        }
+    }
+    let max = if probe.emptied {
+        DESCRIPTORS_MAX_CAREFUL
+    } else {
+        DESCRIPTORS_MAX
+    };
+    let pids = vec![pid, probe.opener, probe.writer];
     let mut checked = BTreeSet::from([0]);
     let mut found = 0;
     let mut is_enough = |pids: &[u32]| {
         let new = pids.iter().filter(|pid| checked.insert(**pid));
-        found += new.map(|pid| descriptors(probe, *pid)).sum::<usize>();
+        found += new
+            .map(|pid| matching(probe, *pid, max).count())
+            .sum::<usize>();
         found > probe.others
     };
     is_enough(&pids) || probe.emptied && is_enough(&relatives(pids))
+}
+
+/// Whether two threads share their descriptors. What the kernel tells is the thread.
+fn is_same_process(one: u32, other: u32) -> bool {
+    one == other
+        || process(one).is_some_and(|process_of_one| Some(process_of_one) == process(other))
+}
+
+fn process(thread: u32) -> Option<u32> {
+    status(thread, "Tgid:")
 }
 
 /// Ancestors and descendants of processes, as far as descriptors are usually passed.
@@ -73,25 +104,19 @@ fn relatives(pids: Vec<u32>) -> Vec<u32> {
     all
 }
 
-/// Descriptors of a process that look like one of the probed open file.
+/// Descriptors of a process, of at most `max`, that look like one of the probed open file.
 ///
 /// Only `fdinfo` is read. The links in `fd` would tell the path, but following them waits for a
 /// process that is in the middle of `execve`, and that may be the one that waits for us: it closes
 /// its close-on-exec descriptors then.
-fn descriptors(probe: &FlushProbe, pid: u32) -> usize {
-    let max = if probe.emptied {
-        DESCRIPTORS_MAX_EMPTIED
-    } else {
-        DESCRIPTORS_MAX
-    };
+fn matching(probe: &FlushProbe, pid: u32, max: usize) -> impl Iterator<Item = fs::DirEntry> {
     let infos = Path::new("/proc").join(pid.to_string()).join("fdinfo");
     let infos = fs::read_dir(infos).into_iter().flatten().flatten();
-    let matching = infos.take(max).filter(|info| {
+    infos.take(max).filter(|info| {
         let mut start = [0; INFO_BYTES];
         let read = File::open(info.path()).and_then(|mut info| info.read(&mut start));
         read.is_ok_and(|len| is_same(&start[..len], probe))
-    });
-    matching.count()
+    })
 }
 
 /// Compares the `flags` (octal) and `ino` lines of a descriptor.
@@ -113,10 +138,14 @@ fn is_same(info: &[u8], probe: &FlushProbe) -> bool {
 }
 
 fn parent(pid: u32) -> Option<u32> {
+    status(pid, "PPid:")
+}
+
+/// A number that is told of a process.
+fn status(pid: u32, key: &str) -> Option<u32> {
     let status = Path::new("/proc").join(pid.to_string()).join("status");
     let status = fs::read_to_string(status).ok()?;
-    let mut lines = status.lines();
-    let line = lines.find_map(|line| line.strip_prefix("PPid:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim().parse().ok()
 }
 
@@ -145,7 +174,8 @@ mod tests {
         let mut probe = FlushProbe {
             ino: file.metadata().unwrap().ino(),
             flags: libc::O_WRONLY,
-            pids: vec![],
+            opener: 0,
+            writer: 0,
             others: 0,
             emptied: true,
         };
@@ -166,7 +196,8 @@ mod tests {
         let probe = FlushProbe {
             ino: 5,
             flags: libc::O_WRONLY | libc::O_APPEND,
-            pids: vec![],
+            opener: 0,
+            writer: 0,
             others: 0,
             emptied: false,
         };
