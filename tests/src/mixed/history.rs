@@ -88,12 +88,11 @@ pub fn sessions(node: u32, kind: Kind, events: &[Event]) -> Vec<Session> {
 /// When they do not: which, and where.
 pub fn check(sessions: &[Session]) -> Result<()> {
     sessions.iter().try_for_each(check_own)?;
-    let kinds = sessions.iter().map(|session| (session.node, session.kind));
-    let kinds: BTreeMap<_, _> = kinds.collect();
+    let senders = Senders::new(sessions);
     // What each session shares with each node.
     let mut shared: BTreeMap<(u32, u32), Vec<Segment<'_>>> = BTreeMap::new();
     for session in sessions {
-        for other in kinds.keys().filter(|node| **node != session.node) {
+        for other in senders.kinds.keys().filter(|node| **node != session.node) {
             let of_pair = shared.entry((session.node, *other)).or_default();
             of_pair.extend(segments(session, *other));
         }
@@ -105,11 +104,67 @@ pub fn check(sessions: &[Session]) -> Result<()> {
             .flat_map(|a| others.iter().map(move |b| (a, b)))
         {
             if a.begins_in(b) || b.begins_in(a) {
-                compare(&kinds, (*one, a), (*other, b))?;
+                compare(&senders, (*one, a), (*other, b))?;
             }
         }
     }
     Ok(())
+}
+
+/// What is known of those who sent.
+struct Senders {
+    kinds: BTreeMap<u32, Kind>,
+    /// Place of each message among those of its sender, all its connections together.
+    places: BTreeMap<(u32, Print), usize>,
+}
+
+impl Senders {
+    fn new(sessions: &[Session]) -> Self {
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut places = BTreeMap::new();
+        for session in sessions {
+            for print in &session.sent {
+                let count = counts.entry(session.node).or_default();
+                *count += 1;
+                places.insert((session.node, *print), *count);
+            }
+        }
+        let kinds = sessions.iter().map(|session| (session.node, session.kind));
+        Self {
+            kinds: kinds.collect(),
+            places,
+        }
+    }
+
+    /// What one was told from a place on, for who has to find out why `other` was not.
+    fn describe(&self, rest: &[Told<'_>], other: &Segment<'_>) -> String {
+        let shown = rest.iter().take(6).map(|told| {
+            let Step::Message(from, print) = told.step else {
+                return String::new();
+            };
+            let place = self.places.get(&(*from, *print));
+            let place = place.map_or("?".to_owned(), usize::to_string);
+            let missing = if other.messages.contains(told.step) {
+                ""
+            } else {
+                " (the other never)"
+            };
+            let (len, members) = (print.len, told.members);
+            let changes = told.changes;
+            format!(
+                "message {place} of n{from}, {len} bytes{missing}, {members:?} after {changes:?}"
+            )
+        });
+        let shown: Vec<_> = shown.collect();
+        let missing = rest
+            .iter()
+            .filter(|told| !other.messages.contains(told.step));
+        let (all, missing) = (rest.len(), missing.count());
+        format!(
+            "[{}], {all} to come, {missing} of them never told to the other",
+            shown.join("; ")
+        )
+    }
 }
 
 /// A member gets its own messages, all of them unless its connection ends, in its order.
@@ -271,11 +326,7 @@ fn segments(session: &Session, other: u32) -> Vec<Segment<'_>> {
 /// A segment that is being compared, with its node.
 type Side<'a> = (u32, &'a Segment<'a>);
 
-fn compare(
-    kinds: &BTreeMap<u32, Kind>,
-    (node_a, a): Side<'_>,
-    (node_b, b): Side<'_>,
-) -> Result<()> {
+fn compare(senders: &Senders, (node_a, a): Side<'_>, (node_b, b): Side<'_>) -> Result<()> {
     let (all_a, all_b) = (a.by_messages(), b.by_messages());
     let (mut rest_a, mut rest_b) = (&all_a[..], &all_b[..]);
     // One of the two may have seen the other go and come where that one saw nothing.
@@ -287,7 +338,7 @@ fn compare(
     // Senders that were heard of, so that nothing of them can be cut any more.
     let mut heard = BTreeSet::new();
     let mut is_cut = |told: &Told<'_>| {
-        heard.insert(told.sender) && kinds.get(&told.sender) == Some(&Kind::Corosync)
+        heard.insert(told.sender) && senders.kinds.get(&told.sender) == Some(&Kind::Corosync)
     };
     while let ([told_a, more_a @ ..], [told_b, more_b @ ..]) = (rest_a, rest_b) {
         if told_a.step == told_b.step {
@@ -306,9 +357,9 @@ fn compare(
             return Ok(());
         } else {
             bail!(
-                "n{node_a} and n{node_b} were told different things: {:?} and {:?}",
-                &rest_a[..rest_a.len().min(3)],
-                &rest_b[..rest_b.len().min(3)]
+                "n{node_a} and n{node_b} were told different things: n{node_a} {}; n{node_b} {}",
+                senders.describe(rest_a, b),
+                senders.describe(rest_b, a)
             );
         }
     }
