@@ -10,23 +10,43 @@ use crate::wire::pg::Frame;
 use crate::wire::{DecodeError, NodeId};
 
 /// Joins the pieces of messages.
+///
+/// Members have to agree on what they lose, too. A Corosync that gets the end of a message without
+/// its beginning drops that frame and all that follow, with all messages in them, until one of them
+/// ends with a message; so does this. Senders that use [`Packer`](super::Packer) never make it
+/// necessary.
 #[derive(Debug, Default)]
 pub struct Assembler {
     open: BTreeMap<(Lane, NodeId), Open>,
-    /// Pieces without a beginning, and beginnings without an end.
+    /// Pieces that were dropped.
     lost: u64,
 }
 
-/// A message of which the end is missing.
-#[derive(Debug)]
+/// What a sender's last frame has left open.
+#[derive(Debug, Default)]
 struct Open {
     /// What the frame that continues it says.
     number: u8,
     /// What came so far; none when it is too long.
     data: Option<Vec<u8>>,
+    /// Whether frames are dropped.
+    drops: bool,
 }
 
 impl Open {
+    /// Whether a frame goes on where the last one that was not dropped ended.
+    fn takes(&mut self, frame: &Frame) -> bool {
+        if self.drops {
+            self.drops = frame.fragmented > 1;
+            return false;
+        }
+        self.drops = frame.continuation != self.number;
+        if !self.drops {
+            self.number = frame.fragmented;
+        }
+        !self.drops
+    }
+
     fn append(&mut self, piece: &Bytes) {
         if let Some(data) = &mut self.data {
             if data.len() + piece.len() <= MESSAGE_LEN_MAX {
@@ -55,46 +75,35 @@ impl Assembler {
         }
         let key = (lane, sender);
         let goes_on = frame.fragmented != 0;
-        let open = self.open.remove(&key);
-        if frame.continuation == 0 {
-            self.lost += u64::from(open.is_some());
-        } else {
-            let matching = open.filter(|open| open.number == frame.continuation);
-            let is_whole_frame = frame.pieces.len() == 1 && goes_on;
-            match (matching, frame.pieces.first_mut()) {
-                (Some(mut open), Some(piece)) => {
-                    open.append(piece);
-                    if is_whole_frame {
-                        open.number = frame.fragmented;
-                        self.open.insert(key, open);
-                        return Ok(Vec::new());
-                    }
-                    match open.data {
-                        Some(data) => *piece = Bytes::from(data),
-                        None => self.lose_first(&mut frame.pieces),
-                    }
-                }
-                _ => {
-                    self.lose_first(&mut frame.pieces);
-                    if is_whole_frame {
-                        return Ok(Vec::new());
-                    }
+        let is_inner = frame.pieces.len() == 1 && goes_on && frame.continuation != 0;
+        let mut open = self.open.remove(&key).unwrap_or_default();
+        let is_taken = open.takes(&frame);
+        if is_inner && is_taken {
+            open.append(&frame.pieces[0]);
+            self.open.insert(key, open);
+            return Ok(Vec::new());
+        }
+        let rest = if goes_on { frame.pieces.pop() } else { None };
+        if !is_taken {
+            self.lost += u64::try_from(frame.pieces.len()).unwrap_or(u64::MAX);
+            frame.pieces.clear();
+        } else if frame.continuation != 0
+            && let Some(piece) = frame.pieces.first_mut()
+        {
+            open.append(piece);
+            match open.data.take() {
+                Some(data) => *piece = Bytes::from(data),
+                None => {
+                    frame.pieces.remove(0);
+                    self.lost += 1;
                 }
             }
         }
-        if goes_on && let Some(piece) = frame.pieces.pop() {
-            let open = Open {
-                number: frame.fragmented,
-                data: Some(piece.to_vec()),
-            };
+        if let Some(piece) = rest {
+            open.data = Some(piece.to_vec());
             self.open.insert(key, open);
         }
         Ok(frame.pieces)
-    }
-
-    fn lose_first(&mut self, pieces: &mut Vec<Bytes>) {
-        pieces.remove(0);
-        self.lost += 1;
     }
 
     /// Forgets what a node has left open: it is no member any more, or newly one.
@@ -104,7 +113,8 @@ impl Assembler {
         }
     }
 
-    /// Messages of which the beginning or the end did not come, or that were too long.
+    /// Ends of messages and whole ones that were dropped, because a beginning did not come or a
+    /// message was too long.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.lost

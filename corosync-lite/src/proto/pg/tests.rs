@@ -155,6 +155,48 @@ fn a_message_that_is_too_long_is_dropped_and_the_next_one_is_not() {
     assert_eq!(assembler.lost(), 1);
 }
 
+/// Real Corosync behaves so, and members that do not agree would go different ways.
+#[test]
+fn after_an_end_without_beginning_all_is_dropped_to_a_frame_that_ends_with_a_message() {
+    let frame = |continuation, fragmented, lens: &[usize]| {
+        let pieces = lens.iter().map(|len| message(*len, 0)).collect();
+        let mut out = Vec::new();
+        let frame = Frame {
+            fragmented,
+            continuation,
+            pieces,
+        };
+        frame.encode(&mut out).unwrap();
+        Bytes::from(out)
+    };
+    let sent = [
+        frame(3, 4, &[40]),
+        // Ends that message, holds a whole one, begins another.
+        frame(4, 1, &[10, 20, 30]),
+        frame(1, 2, &[40]),
+        frame(2, 1, &[10, 21, 30]),
+        frame(1, 0, &[10, 22]),
+        frame(0, 1, &[23, 10]),
+        frame(1, 0, &[14]),
+    ];
+    let mut assembler = Assembler::default();
+    let lens: Vec<_> = joined(&mut assembler, &sent)
+        .iter()
+        .map(Bytes::len)
+        .collect();
+    assert_eq!(lens, [23, 24]);
+    assert_eq!(assembler.lost(), 6);
+    // Where nothing is missing nothing is dropped.
+    let mut assembler = Assembler::default();
+    joined(&mut assembler, &[frame(0, 3, &[5])]);
+    let lens: Vec<_> = joined(&mut assembler, &sent)
+        .iter()
+        .map(Bytes::len)
+        .collect();
+    assert_eq!(lens, [55, 20, 80, 21, 40, 22, 23, 24]);
+    assert_eq!(assembler.lost(), 0);
+}
+
 #[test]
 fn fragment_numbers_skip_zero() {
     let mut packer = Packer::new(20);
