@@ -11,10 +11,11 @@
 //! other one is.
 //!
 //! Of a message that Corosync has begun to send when a membership changes, those who come new get the
-//! end alone, so they can not be told of it. That is the first message of the sender that the others
-//! are told of then.
+//! end alone, so they can not be told of it. They drop all of that sender up to the first frame that
+//! ends with a message, and agree on it. Members that were with the sender before are told all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use anyhow::{Result, bail, ensure};
 
@@ -192,7 +193,10 @@ fn check_own(session: &Session) -> Result<()> {
 
 /// A time in which another node was a member as well.
 struct Segment<'a> {
+    node: u32,
     kind: Kind,
+    /// The members before it.
+    before: Option<&'a [u32]>,
     /// The members at its start.
     start: Option<&'a [u32]>,
     steps: &'a [Step],
@@ -202,10 +206,15 @@ struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
-    fn new(session: &Session, steps: &'a [Step], is_last_of_ended: bool) -> Self {
+    fn new(session: &'a Session, range: Range<usize>, is_last_of_ended: bool) -> Self {
+        let earlier = session.steps[..range.start].iter();
+        let before = earlier.rev().find_map(members_of);
+        let steps = &session.steps[range];
         let (leading, steps) = steps.split_at(steps.iter().map_while(members_of).count());
         Self {
+            node: session.node,
             kind: session.kind,
+            before,
             start: leading.last().and_then(members_of),
             steps,
             messages: steps
@@ -224,6 +233,11 @@ impl<'a> Segment<'a> {
     fn begins_in(&self, other: &Self) -> bool {
         let first = self.first();
         first.is_some_and(|first| other.messages.contains(first))
+    }
+
+    /// Whether the node was with a sender before this time.
+    fn knew(&self, sender: u32) -> bool {
+        sender == self.node || self.before.is_some_and(|before| before.contains(&sender))
     }
 
     /// A node that dies may be the only one that has got what it sent last.
@@ -310,7 +324,7 @@ fn segments(session: &Session, other: u32) -> Vec<Segment<'_>> {
     for (index, step) in session.steps.iter().enumerate() {
         match (step, start) {
             (Step::View(members), Some(from)) if !members.contains(&other) => {
-                all.push(Segment::new(session, &session.steps[from..index], false));
+                all.push(Segment::new(session, from..index, false));
                 start = None;
             }
             (Step::View(members), None) if members.contains(&other) => start = Some(index),
@@ -318,7 +332,11 @@ fn segments(session: &Session, other: u32) -> Vec<Segment<'_>> {
         }
     }
     if let Some(from) = start {
-        all.push(Segment::new(session, &session.steps[from..], session.ended));
+        all.push(Segment::new(
+            session,
+            from..session.steps.len(),
+            session.ended,
+        ));
     }
     all
 }
@@ -335,10 +353,14 @@ fn compare(senders: &Senders, (node_a, a): Side<'_>, (node_b, b): Side<'_>) -> R
         rest_a = behind(rest_a, b).unwrap_or(rest_a);
     }
     let mut is_first = true;
-    // Senders that were heard of, so that nothing of them can be cut any more.
+    // Senders that both have heard of, so that nothing of them can be cut any more.
     let mut heard = BTreeSet::new();
-    let mut is_cut = |told: &Told<'_>| {
-        heard.insert(told.sender) && senders.kinds.get(&told.sender) == Some(&Kind::Corosync)
+    let is_cut = |heard: &BTreeSet<u32>, told: &Told<'_>, old: &Segment<'_>, new: &Segment<'_>| {
+        !new.messages.contains(told.step)
+            && senders.kinds.get(&told.sender) == Some(&Kind::Corosync)
+            && !heard.contains(&told.sender)
+            && old.knew(told.sender)
+            && !new.knew(told.sender)
     };
     while let ([told_a, more_a @ ..], [told_b, more_b @ ..]) = (rest_a, rest_b) {
         if told_a.step == told_b.step {
@@ -347,11 +369,11 @@ fn compare(senders: &Senders, (node_a, a): Side<'_>, (node_b, b): Side<'_>) -> R
                 fits,
                 "n{node_a} and n{node_b} were told of different members: {told_a:?} and {told_b:?}"
             );
-            is_cut(told_a);
+            heard.insert(told_a.sender);
             (rest_a, rest_b, is_first) = (more_a, more_b, false);
-        } else if !b.messages.contains(told_a.step) && is_cut(told_a) {
+        } else if is_cut(&heard, told_a, a, b) {
             rest_a = more_a;
-        } else if !a.messages.contains(told_b.step) && is_cut(told_b) {
+        } else if is_cut(&heard, told_b, b, a) {
             rest_b = more_b;
         } else if a.ends_with_own(node_a, told_a.at) || b.ends_with_own(node_b, told_b.at) {
             return Ok(());
@@ -489,25 +511,25 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_corosync_had_begun_may_be_missing_where_a_node_is_new() {
-        let told = |messages: &[Step]| {
-            let mut steps = vec![view(&[1, 2, 4])];
+    fn messages_that_corosync_had_begun_may_be_missing_where_a_node_is_new() {
+        let told = |before: &[u32], messages: &[Step]| {
+            let mut steps = vec![view(before), view(&[1, 2, 4])];
             steps.extend_from_slice(messages);
             steps
         };
-        let new = |messages: &[Step]| session(1, false, &told(messages));
-        let old = |messages: &[Step]| session(2, false, &told(messages));
+        let new = |messages: &[Step]| session(1, false, &told(&[1], messages));
+        let old = |messages: &[Step]| session(2, false, &told(&[2, 4], messages));
         let sender = |kind| of_kind(kind, 4, true, &[view(&[4])]);
-        let (cut, first, second) = (said(4, 1), said(1, 2), said(4, 3));
-        let all = [cut.clone(), first.clone(), second.clone()];
-        let rest = [first.clone(), second.clone()];
+        let (cut, lost, first, next) = (said(4, 1), said(4, 2), said(1, 3), said(4, 4));
+        let all = [cut.clone(), lost.clone(), first.clone(), next.clone()];
+        let rest = [first.clone(), next.clone()];
         check(&[new(&rest), old(&all), sender(Kind::Corosync)]).unwrap();
         check(&[new(&rest), old(&all), sender(Kind::Lite)]).unwrap_err();
-        let later = [second.clone(), first.clone(), cut.clone()];
-        let without = [second, first];
-        check(&[new(&without), old(&later), sender(Kind::Corosync)]).unwrap();
-        let late = [cut.clone(), said(2, 9), said(4, 3), said(4, 8)];
-        let gap = [cut, said(2, 9), said(4, 8)];
-        check(&[new(&gap), old(&late), sender(Kind::Corosync)]).unwrap_err();
+        // Not behind a message that was told, not where the other one is as new, and not to an old one.
+        let gap = [cut.clone(), first.clone(), next.clone()];
+        check(&[new(&gap), old(&all), sender(Kind::Corosync)]).unwrap_err();
+        check(&[new(&all), old(&rest), sender(Kind::Corosync)]).unwrap_err();
+        let as_new = session(2, false, &told(&[2], &all));
+        check(&[new(&rest), as_new, sender(Kind::Corosync)]).unwrap_err();
     }
 }
