@@ -76,6 +76,16 @@ impl Nodes {
             .unwrap();
     }
 
+    /// Waits until a node has so many tokens: what one node did reaches the others a moment later.
+    fn await_tokens(&self, id: usize, count: usize) {
+        eventually(START_LIMIT, &format!("{count} tokens on n{id}"), || {
+            let listed = self.run(id, "token list --output-format json");
+            let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+            listed.as_array().unwrap().len() == count
+        })
+        .unwrap();
+    }
+
     /// What the servers wrote so far.
     fn logs(&self) -> String {
         self.servers.iter().map(Program::log).collect()
@@ -116,23 +126,25 @@ fn a_token_is_used_once_in_the_whole_cluster() {
     let made: serde_json::Value =
         serde_json::from_str(&nodes.run(1, "token --minutes 5 --output-format json")).unwrap();
     let token = made["token"].as_str().unwrap();
-    // Every node knows it.
+    // Every node gets to know it, and that it was used.
+    nodes.await_tokens(2, 1);
     let listed = nodes.run(2, "token list");
     assert!(listed.contains(made["id"].as_str().unwrap()), "{listed}");
     client.run(n2, "tokens.py", &[token, &n1.address(0), &n2.address(0)]);
-    let listed = nodes.run(2, "token list --output-format json");
-    assert_eq!(listed.trim(), "[]");
+    nodes.await_tokens(2, 0);
 
     let plain = nodes.run(1, "token");
     assert_eq!(plain.lines().count(), 1, "{plain}");
     let listed = nodes.run(1, "token list --output-format json");
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let id = listed[0]["id"].as_str().unwrap();
+    nodes.await_tokens(2, 1);
     nodes.run(2, &format!("token revoke {id}"));
     let again = n2
         .sh(&format!("{} token revoke {id}", nodes.pvecm))
         .unwrap();
     assert_eq!(again.status.code(), Some(2));
+    nodes.await_tokens(1, 0);
     let refused = ["refused", plain.trim(), &n1.address(0)];
     client.run(n2, "tokens.py", &refused);
 
