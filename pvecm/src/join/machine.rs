@@ -3,14 +3,14 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 
-use rust_corosync::{NodeId, cmap, votequorum};
+use rust_corosync::cmap;
 
 use super::reach::{self, Reach};
 use super::stop::Signals;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
 use crate::host::command::program;
-use crate::host::{Host, local_addresses, pve};
+use crate::host::{Host, local_addresses, pve, ring};
 use crate::ssh;
 use crate::transaction::Transaction;
 use crate::verb::prepare;
@@ -156,8 +156,7 @@ impl Machine for ThisMachine<'_> {
     }
 
     fn messaging_runs(&self) -> bool {
-        let handle = cmap::initialize(cmap::Map::Icmap);
-        handle.is_ok_and(|handle| cmap::finalize(&handle).is_ok())
+        ring::is_running()
     }
 
     fn own_address(&self, host: &Host) -> Outcome<IpAddr> {
@@ -205,16 +204,7 @@ impl Machine for ThisMachine<'_> {
     }
 
     fn give_votes(&self, id: u32, votes: u32) -> Outcome {
-        let callbacks = votequorum::Callbacks {
-            quorum_notification_fn: None,
-            nodelist_notification_fn: None,
-            expectedvotes_notification_fn: None,
-        };
-        let given = votequorum::initialize(&callbacks).and_then(|handle| {
-            let given = votequorum::set_votes(&handle, NodeId::from(id), votes);
-            votequorum::finalize(&handle).and(given)
-        });
-        given.map_err(|error| Failure::failed(format!("corosync does not count the vote: {error}")))
+        ring::give_votes(id, votes)
     }
 }
 
