@@ -3,6 +3,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `paths` | where things are |
+//! | [`clusterconf`] | the cluster's configuration: lock, read, write |
 //! | [`files`], [`changes`] | files are written whole, and only when they must change |
 //! | [`lock`] | one change at a time |
 //! | [`ports`] | ports that programs of the node give out to each other |
@@ -12,6 +13,7 @@
 //! | [`wait`] | conditions that nothing reports |
 
 pub mod changes;
+pub mod clusterconf;
 pub mod command;
 pub mod files;
 pub mod lock;

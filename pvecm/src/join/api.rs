@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use super::client::{Call, CallError, Client, Header, Reply, Trust, escape};
 use super::date;
-use super::peer::{Admitted, Facts, Known, NotAdmitted, Peer, Request};
+use super::peer::{Facts, Known, NotAdmitted, Peer, Request};
 use super::secret::Secret;
 use crate::failure::{Failure, Outcome};
 use crate::host::calendar;
+use crate::info::Admitted;
 use crate::value::{LINK_MAX, NodeName};
 
 /// What the user may be asked.

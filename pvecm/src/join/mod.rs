@@ -43,7 +43,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, resolve};
+use crate::host::{Host, clusterconf, resolve};
 use machine::Machine;
 use peer::{Peer, Request};
 
@@ -142,7 +142,7 @@ pub fn is_member(host: &Host, peer: &str, machine: &dyn Machine) -> Outcome<Opti
     if !host.paths.corosync("authkey").exists() {
         return Ok(None);
     }
-    let Ok(conf) = member::read(host) else {
+    let Ok(conf) = clusterconf::read(host) else {
         return Ok(None);
     };
     let own = host.name.as_str();

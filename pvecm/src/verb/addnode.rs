@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::change::{self, need_root, show_plan};
-use super::create::write_conf;
 use super::{prepare, updatecerts};
 use crate::cli::Addnode;
 use crate::conf::{self, Admission, ClusterConf, Joiner, Resolve};
 use crate::failure::{Failure, Outcome};
 use crate::host::command::program;
-use crate::host::{Host, files, pve, resolve, ring, wait};
+use crate::host::{Host, clusterconf, files, pve, resolve, ring, wait};
+use crate::info::Admitted;
+use crate::join::member;
 use crate::value::NodeName;
 
 /// A node that was let in is there within this time, also when somebody copies files by hand.
@@ -21,26 +22,6 @@ const ARRIVAL: Duration = Duration::from_secs(900);
 const TURN: Duration = Duration::from_secs(25);
 /// The ring has a new configuration in force within this time.
 const IN_FORCE: Duration = Duration::from_secs(15);
-
-/// What the joining node gets.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Admitted {
-    /// The key of the messaging daemon.
-    pub authkey: Vec<u8>,
-    /// The configuration with the new node in it.
-    pub conf: Vec<u8>,
-    /// What works, but asks for trouble.
-    pub warnings: Vec<String>,
-}
-
-impl std::fmt::Debug for Admitted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Admitted")
-            .field("conf", &String::from_utf8_lossy(&self.conf))
-            .field("warnings", &self.warnings)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The system's resolver.
 pub(super) struct System;
@@ -84,7 +65,7 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
     pve::need_quorum(&host.paths)?;
     await_turn(host, &args.node);
     let _node_lock = change::begin(host)?;
-    let _conf_lock = change::lock_conf(host)?;
+    let _conf_lock = clusterconf::lock(host)?;
     let mut decision = decide(host, args)?;
     let key = host.paths.corosync("authkey");
     let authkey = files::read(&key)?.ok_or_else(|| {
@@ -103,16 +84,16 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
             .warnings
             .push(format!("failed to merge SSH keys: {failure}"));
     }
-    write_conf(host, &decision.text)?;
+    clusterconf::write(host, &decision.text)?;
     if let Err(failure) = ring::await_version(decision.version, IN_FORCE) {
-        let mut conf = read_conf(host)?;
+        let mut conf = clusterconf::read(host)?;
         conf.remove_node(args.node.as_str())
             .map_err(Failure::failed)?;
-        write_conf(host, &conf.text())?;
+        clusterconf::write(host, &conf.text())?;
         return Err(failure.within("the node was not let in"));
     }
     if decision.is_watched {
-        settle_later(&args.node, decision.admission.votes.max(1))?;
+        settle_later(&args.node, member::counted(decision.admission.votes))?;
     }
     Ok(Admitted {
         authkey,
@@ -127,7 +108,7 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
 /// when the ring has the one that it gets.
 fn await_turn(host: &Host, name: &NodeName) {
     let others_are_there = || {
-        let nodes = read_conf(host).ok()?.nodes();
+        let nodes = clusterconf::read(host).ok()?.nodes();
         let mut others = nodes.iter().filter(|node| node.name != name.as_str());
         others.all(|node| node.votes > 0).then_some(())
     };
@@ -140,7 +121,7 @@ fn await_turn(host: &Host, name: &NodeName) {
 /// # Errors
 /// When the configuration can not be written.
 pub fn settle(host: &Host, name: &NodeName, votes: u32) -> Outcome {
-    let id = read_conf(host)?
+    let id = clusterconf::read(host)?
         .node(name.as_str())
         .and_then(|node| node.id);
     let Some(id) = id else { return Ok(()) };
@@ -152,21 +133,17 @@ pub fn settle(host: &Host, name: &NodeName, votes: u32) -> Outcome {
     };
     let came = wait::until(ARRIVAL, there).is_some();
     let _node_lock = change::begin(host)?;
-    let _conf_lock = change::lock_conf(host)?;
-    let mut conf = read_conf(host)?;
-    let is_held = conf.node(name.as_str()).is_some_and(|node| node.votes == 0);
-    if !is_held {
+    if came {
+        return member::confirm(host, name.as_str(), votes, &ring::give_votes).map(drop);
+    }
+    let _conf_lock = clusterconf::lock(host)?;
+    let mut conf = clusterconf::read(host)?;
+    if !member::is_on_probation(&conf, name.as_str()) {
         return Ok(());
     }
-    let edited = if came {
-        // The ring counts them before the configuration expects them.
-        ring::give_votes(id, votes)?;
-        conf.set_votes(name.as_str(), votes)
-    } else {
-        conf.remove_node(name.as_str())
-    };
+    let edited = conf.remove_node(name.as_str());
     edited.map_err(Failure::refused)?;
-    write_conf(host, &conf.text())
+    clusterconf::write(host, &conf.text())
 }
 
 /// Starts [`settle`] as a process of its own: whoever asked does not wait for it.
@@ -188,12 +165,7 @@ struct Decision {
 }
 
 fn decide(host: &Host, args: &Addnode) -> Outcome<Decision> {
-    let mut conf = read_conf(host)?;
-    let fault = conf::verify(&conf, &System);
-    if !fault.errors.is_empty() {
-        return Err(invalid(&fault.errors, &fault.warnings));
-    }
-    let mut warnings = fault.warnings;
+    let (mut conf, mut warnings) = verified(host)?;
     let links = resolved(&conf, ClusterConf::addresses(&args.links.given()))?;
     let present = ring::present(&conf)?;
     let joiner = Joiner {
@@ -229,29 +201,18 @@ fn decide(host: &Host, args: &Addnode) -> Outcome<Decision> {
     })
 }
 
-/// The cluster's configuration.
+/// The cluster's configuration, if a node can be entered into it, and what is doubtful in it.
 ///
 /// # Errors
-/// When this node is in no cluster, or the text can not be used.
-pub(super) fn read_conf(host: &Host) -> Outcome<ClusterConf> {
-    let path = host.paths.cluster_conf();
-    let Some(text) = files::read(&path)? else {
-        return Err(invalid(&["no nodes found".to_owned()], &[]));
-    };
-    ClusterConf::parse(&text)
-        .map_err(|error| Failure::refused(format!("can not use '{}': {error}", path.display())))
-}
-
-fn invalid(errors: &[String], warnings: &[String]) -> Failure {
-    let name = |kind: &str, list: &[String]| -> Vec<(String, String)> {
-        let numbered = list.iter().enumerate();
-        numbered
-            .map(|(number, text)| (format!("{kind}{number}"), text.clone()))
-            .collect()
-    };
-    let mut fields = name("error", errors);
-    fields.extend(name("warning", warnings));
-    Failure::refused("invalid corosync.conf").with_fields(fields)
+/// Its faults, one by one.
+pub fn verified(host: &Host) -> Outcome<(ClusterConf, Vec<String>)> {
+    let conf = clusterconf::read(host)?;
+    let fault = conf::verify(&conf, &System);
+    if fault.errors.is_empty() {
+        Ok((conf, fault.warnings))
+    } else {
+        Err(clusterconf::invalid(&fault.errors, &fault.warnings))
+    }
 }
 
 /// Addresses with host names replaced by what they stand for: the nodes may not resolve them alike.

@@ -8,12 +8,8 @@ use nix::unistd::geteuid;
 use super::show;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
-use crate::host::lock::{ClusterLock, NodeLock};
-use crate::host::pve;
+use crate::host::lock::NodeLock;
 use crate::transaction::{self, Transaction};
-
-/// The lock of the cluster's configuration, by its name among the locks.
-const CONF_LOCK: &str = "file-corosync_conf";
 
 /// Stops a command that only root can do.
 ///
@@ -47,18 +43,6 @@ pub fn begin(host: &Host) -> Outcome<NodeLock> {
         recovered.failures.join("; "),
         transaction::directory(&host.paths).display()
     )))
-}
-
-/// Takes the lock of the cluster's configuration where there are nodes to lock out.
-///
-/// # Errors
-/// When a change of the configuration is going on elsewhere.
-pub fn lock_conf(host: &Host) -> Outcome<Option<ClusterLock>> {
-    let others = pve::members(&host.paths)?.nodelist.len() > 1;
-    let locks = host.paths.pve("priv/lock");
-    others
-        .then(|| ClusterLock::take(&locks, CONF_LOCK))
-        .transpose()
 }
 
 /// Does `work`; when it fails, puts back what it has changed.

@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::host::files::{self, KEY, PUBLIC, failed};
 use crate::host::pve::{self, State};
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
-use crate::host::{Host, local_addresses, resolve, ring, wait};
+use crate::host::{Host, clusterconf, local_addresses, resolve, ring, wait};
 use crate::transaction::Transaction;
 use crate::value::Link;
 
@@ -135,7 +135,7 @@ fn make(host: &Host, text: &str, transaction: &mut Transaction) -> Outcome {
     show(&format!("Writing corosync config to {}\n", conf.display()))?;
     // The file system of a node that is alone does not write this one.
     transaction.replace(&paths.corosync("corosync.conf"), text.as_bytes(), PUBLIC)?;
-    write_conf(host, text.as_bytes())?;
+    clusterconf::write(host, text.as_bytes())?;
     prepare::cluster(host)?;
     show("Restart corosync and cluster filesystem\n")?;
     transaction.services(Verb::Restart, &[MESSAGING, FILE_SYSTEM], Verb::Stop)?;
@@ -146,22 +146,6 @@ fn make(host: &Host, text: &str, transaction: &mut Transaction) -> Outcome {
             "the cluster file system runs, but not in the new cluster: see 'journalctl -u pve-cluster'",
         )),
     }
-}
-
-/// Writes the cluster's configuration, as administrators are told to: beside, then renamed.
-///
-/// # Errors
-/// When the cluster file system refuses it.
-pub fn write_conf(host: &Host, text: &[u8]) -> Outcome {
-    let (conf, new) = (
-        host.paths.cluster_conf(),
-        host.paths.pve("corosync.conf.new"),
-    );
-    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &conf));
-    written.map_err(|error| {
-        drop(std::fs::remove_file(&new));
-        failed("write", &conf, &error)
-    })
 }
 
 /// Waits until the cluster file system takes changes.

@@ -7,15 +7,13 @@
 
 use std::time::Duration;
 
-use super::addnode::read_conf;
 use super::change::{self, need_root, show_plan};
-use super::create::write_conf;
 use super::leftovers::Leftovers;
 use super::show;
 use crate::cli::Delnode;
 use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, pve, ring, wait};
+use crate::host::{Host, clusterconf, pve, ring, wait};
 
 /// A node that was put out of the ring is gone within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,11 +54,11 @@ pub fn remove(host: &Host, args: &Delnode) -> Outcome<Removed> {
     refuse_self(host, args)?;
     pve::need_quorum(&host.paths)?;
     let _node_lock = change::begin(host)?;
-    let _conf_lock = change::lock_conf(host)?;
+    let _conf_lock = clusterconf::lock(host)?;
     let (mut conf, node) = check(host, args)?;
     let others = conf.nodes();
     conf.remove_node(&node.name).map_err(Failure::refused)?;
-    write_conf(host, &conf.text())?;
+    clusterconf::write(host, &conf.text())?;
     let mut removed = Removed::default();
     let name = &node.name;
     removed
@@ -99,7 +97,7 @@ fn refuse_self(host: &Host, args: &Delnode) -> Outcome {
 }
 
 fn check(host: &Host, args: &Delnode) -> Outcome<(ClusterConf, NodeEntry)> {
-    let conf = read_conf(host)?;
+    let conf = clusterconf::read(host)?;
     let name = args.node.as_str();
     let node = conf.node(name).ok_or_else(|| {
         Failure::refused(format!(

@@ -7,15 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::addnode::{System, read_conf, resolved};
+use super::addnode::{System, resolved};
 use super::change::{self, need_root};
-use super::create::write_conf;
 use super::diff::diff;
 use super::show;
 use crate::cli::{LinkAction, LinkChange};
 use crate::conf::{self, ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, local_addresses, pve, ring, wait};
+use crate::host::{Host, clusterconf, local_addresses, pve, ring, wait};
 use crate::value::is_address;
 
 /// Nodes take a version within this time. Two of them and the way back have to be done before the
@@ -30,12 +29,12 @@ pub fn run(host: &Host, args: &LinkChange) -> Outcome {
     need_root()?;
     pve::need_quorum(&host.paths)?;
     if args.dry_run {
-        let conf = read_conf(host)?;
+        let conf = clusterconf::read(host)?;
         return show_steps(&conf, &steps(host, &conf, &args.action)?);
     }
     let _node_lock = change::begin(host)?;
-    let _conf_lock = change::lock_conf(host)?;
-    let conf = read_conf(host)?;
+    let _conf_lock = clusterconf::lock(host)?;
+    let conf = clusterconf::read(host)?;
     let steps = steps(host, &conf, &args.action)?;
     show_steps(&conf, &steps)?;
     let there = ring::present(&conf)?;
@@ -178,7 +177,7 @@ fn show_steps(conf: &ClusterConf, steps: &[ClusterConf]) -> Outcome {
 
 /// Writes a configuration and watches the nodes take it.
 fn take(host: &Host, step: &ClusterConf, there: &[NodeEntry]) -> Outcome {
-    write_conf(host, &step.text())?;
+    clusterconf::write(host, &step.text())?;
     let mut missing = Vec::new();
     let taken = wait::until(PATIENCE, || {
         missing = not_taken(step, there).unwrap_or_else(|failure| vec![failure.to_string()]);

@@ -14,10 +14,10 @@ use crate::cli::{Addnode, Delnode, Serve};
 use crate::failure::{Failure, Outcome};
 use crate::host::pve::{self, State};
 use crate::host::{Host, calendar};
+use crate::info::Admitted;
 use crate::serve::task::{self, Upid, Work};
 use crate::serve::{Actions, Limits, NodeUsers, Server, serve};
 use crate::value::NodeName;
-use crate::verb::addnode::Admitted;
 use crate::verb::updatecerts::{self, UpdateOptions};
 
 /// How often keys and certificates are looked at.
