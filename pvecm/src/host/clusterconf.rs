@@ -3,6 +3,7 @@
 //! Invariant: it is changed by one command of the cluster at a time, and always as a whole.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use super::lock::ClusterLock;
 use super::{Host, files, pve};
@@ -18,8 +19,22 @@ const LOCK: &str = "file-corosync_conf";
 /// When a change is going on elsewhere.
 pub fn lock(host: &Host) -> Outcome<Option<ClusterLock>> {
     let others = pve::members(&host.paths)?.nodelist.len() > 1;
-    let locks = host.paths.pve("priv/lock");
-    others.then(|| ClusterLock::take(&locks, LOCK)).transpose()
+    let conf = host.paths.cluster_conf();
+    others.then(|| take(&conf)).transpose()
+}
+
+/// The lock `number` that a command of this node was killed with, if it is still there.
+pub(crate) fn inherited(conf: &Path, number: u64) -> Option<ClusterLock> {
+    ClusterLock::inherit(&locks(conf), LOCK, number)
+}
+
+/// Takes the lock of the configuration at `conf`.
+pub(crate) fn take(conf: &Path) -> Outcome<ClusterLock> {
+    ClusterLock::take(&locks(conf), LOCK)
+}
+
+fn locks(conf: &Path) -> PathBuf {
+    conf.with_file_name("priv").join("lock")
 }
 
 /// Reads it.
@@ -42,16 +57,23 @@ pub fn read(host: &Host) -> Outcome<ClusterConf> {
 /// # Errors
 /// When the cluster file system refuses it.
 pub fn write(host: &Host, text: &[u8]) -> Outcome {
-    let (conf, new) = (
-        host.paths.cluster_conf(),
-        host.paths.pve("corosync.conf.new"),
-    );
-    let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &conf));
+    write_to(&host.paths.cluster_conf(), text)
+}
+
+/// As [`write`], to where it is.
+pub(crate) fn write_to(conf: &Path, text: &[u8]) -> Outcome {
+    let new = beside(conf);
+    let written = fs::write(&new, text).and_then(|()| fs::rename(&new, conf));
     written.map_err(|error| {
         // What could not be made need not be there to be removed.
         drop(fs::remove_file(&new));
-        files::failed("write", &conf, &error)
+        files::failed("write", conf, &error)
     })
+}
+
+/// Where it is written before it gets its name.
+pub(crate) fn beside(conf: &Path) -> PathBuf {
+    conf.with_extension("conf.new")
 }
 
 /// The failure of a configuration that can not be used: its faults, one by one.

@@ -10,6 +10,7 @@
 //! | [`pve`] | the cluster file system as its files show it |
 //! | [`ring`] | the messaging daemon as it runs |
 //! | [`command`], [`services`] | other programs, and what the service manager runs |
+//! | [`stop`] | signals that end a command
 //! | [`wait`] | conditions that nothing reports |
 
 pub mod changes;
@@ -22,6 +23,7 @@ pub mod ports;
 pub mod pve;
 pub mod ring;
 pub mod services;
+pub mod stop;
 pub mod wait;
 
 use std::io;

@@ -1,6 +1,6 @@
 //! Services of a node, as its service manager runs them.
 
-use super::command::program;
+use super::command::{Program, program};
 use crate::failure::Outcome;
 
 /// The messaging daemon: Corosync's name, which corosync-lite's unit has as well.
@@ -39,6 +39,27 @@ impl Verb {
 /// # Errors
 /// What the service manager says.
 pub fn control(verb: Verb, units: &[&str]) -> Outcome {
-    let args = [verb.word()].into_iter().chain(units.iter().copied());
-    program("systemctl", args).output().map(drop)
+    tell(verb.word(), units)
+}
+
+/// The same with any word of the service manager.
+///
+/// # Errors
+/// What it says.
+pub fn tell(word: &str, units: &[&str]) -> Outcome {
+    systemctl(word, units).output().map(drop)
+}
+
+/// The same while something is put back: whoever asked this command to end, and asks again, does not
+/// keep it from that.
+///
+/// # Errors
+/// What the service manager says.
+pub fn put_back(word: &str, units: &[&str]) -> Outcome {
+    systemctl(word, units).apart().output().map(drop)
+}
+
+fn systemctl(word: &str, units: &[&str]) -> Program {
+    let args = std::iter::once(word).chain(units.iter().copied());
+    program("systemctl", args)
 }

@@ -88,7 +88,7 @@ pub fn authenticate(
 fn unreachable(client: &Client<'_>, error: &CallError) -> Failure {
     let host = client.target().host();
     match error {
-        CallError::Interrupted => super::stop::interrupted(),
+        CallError::Interrupted => crate::host::stop::interrupted(),
         _ => Failure::failed(format!(
             "can not reach the API of '{host}' on TCP port 8006: {error}; see that the node is up, that \
              its pveproxy (or 'pvecm serve') runs, and that no firewall is between"

@@ -6,11 +6,10 @@ use std::path::Path;
 use rust_corosync::cmap;
 
 use super::reach::{self, Reach};
-use super::stop::Signals;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::command::program;
-use crate::host::{Host, local_addresses, pve, ring};
+use crate::host::stop::{Signals, interrupted};
+use crate::host::{Host, local_addresses, pve, ring, services};
 use crate::ssh;
 use crate::transaction::Transaction;
 use crate::verb::prepare;
@@ -60,6 +59,14 @@ pub trait Machine {
     /// # Errors
     /// What the service manager says.
     fn control(&self, verb: &str, units: &[&str]) -> Outcome;
+
+    /// The same while something is put back.
+    ///
+    /// # Errors
+    /// What the service manager says.
+    fn put_back(&self, verb: &str, units: &[&str]) -> Outcome {
+        self.control(verb, units)
+    }
 
     /// Whether a messaging daemon runs.
     fn messaging_runs(&self) -> bool;
@@ -140,7 +147,7 @@ impl Machine for ThisMachine<'_> {
 
     fn reached(&self, _: Step) -> Outcome {
         if self.interrupted() {
-            Err(super::stop::interrupted())
+            Err(interrupted())
         } else {
             Ok(())
         }
@@ -151,8 +158,11 @@ impl Machine for ThisMachine<'_> {
     }
 
     fn control(&self, verb: &str, units: &[&str]) -> Outcome {
-        let args = std::iter::once(verb).chain(units.iter().copied());
-        program("systemctl", args).output().map(drop)
+        services::tell(verb, units)
+    }
+
+    fn put_back(&self, verb: &str, units: &[&str]) -> Outcome {
+        services::put_back(verb, units)
     }
 
     fn messaging_runs(&self) -> bool {

@@ -12,7 +12,7 @@
 //! | [`leftover`] | a join that was broken off and that the cluster still knows of |
 //! | [`quorum`] | why there is no quorum |
 //! | [`member`] | the member's half: nodes on probation |
-//! | [`machine`], [`stop`] | services, addresses and signals of this machine |
+//! | [`machine`] | services and addresses of this machine |
 //!
 //! The order: everything is checked on this node; the member is asked what its cluster is like, and
 //! that is checked; SSH is prepared; the member lets this node in; its key and configuration take
@@ -34,7 +34,6 @@ pub mod quorum;
 pub mod reach;
 pub mod secret;
 pub mod steps;
-pub mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -192,7 +191,7 @@ pub fn join(
     let name = peer.name();
     let found = checks::cluster(&name, &facts, plan, machine);
     if machine.interrupted() {
-        return Err(stop::interrupted());
+        return Err(crate::host::stop::interrupted());
     }
     found.settle(plan.force, &|line| machine.say(line))?;
     let own = plan.request.name.as_str();

@@ -12,11 +12,11 @@ use super::leftover;
 use super::machine::{Machine, Step};
 use super::member;
 use super::peer::{Facts, NotAdmitted, Peer};
-use super::stop::interrupted;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome, code};
 use crate::host::files::{KEY, PUBLIC, failed};
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
+use crate::host::stop::interrupted;
 use crate::host::wait::until;
 use crate::host::{Host, calendar, clusterconf};
 use crate::info::Admitted;
@@ -335,7 +335,7 @@ impl Join<'_> {
             Entry::Replaced => Err(Failure::failed("the entry was there before, and stays")),
             Entry::Made => peer.withdraw(name),
         };
-        let control = |verb: &str, units: &[&str]| machine.control(verb, units);
+        let control = |verb: &str, units: &[&str]| machine.put_back(verb, units);
         let left = transaction.put_back_with(&control);
         if withdrawn.is_err() && entry == Entry::Made && is_seen {
             let again = || peer.withdraw(name).ok();

@@ -5,14 +5,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::change::{self, need_root, show_plan};
+use super::machine::{Machine, ThisMachine, await_version, look_for, present};
 use super::{prepare, updatecerts};
 use crate::cli::Addnode;
 use crate::conf::{self, Admission, ClusterConf, Joiner, Resolve};
 use crate::failure::{Failure, Outcome};
-use crate::host::command::program;
 use crate::host::{Host, clusterconf, files, pve, resolve, ring, wait};
 use crate::info::Admitted;
 use crate::join::member;
+use crate::transaction::Transaction;
 use crate::value::NodeName;
 
 /// A node that was let in is there within this time, also when somebody copies files by hand.
@@ -41,16 +42,17 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
     if let Some(votes) = args.settle {
         return settle(host, &args.node, votes);
     }
+    let machine = ThisMachine::watched()?;
     if args.dry_run {
         pve::need_quorum(&host.paths)?;
-        let decision = decide(host, args)?;
+        let decision = decide(host, &machine, args)?;
         let text = String::from_utf8_lossy(&decision.text).into_owned();
         return show_plan(&[
             format!("make the directories of node '{}'", args.node),
             format!("write '{}':\n{text}", host.paths.cluster_conf().display()),
         ]);
     }
-    let admitted = admit(host, args)?;
+    let admitted = admit(host, &machine, args)?;
     for warning in &admitted.warnings {
         eprintln!("{warning}");
     }
@@ -60,13 +62,13 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
 /// Enters a node, and returns what it needs to join.
 ///
 /// # Errors
-/// When it is not let in: nothing is changed then.
-pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
+/// When it is not let in: the cluster is as it was then.
+pub fn admit(host: &Host, machine: &dyn Machine, args: &Addnode) -> Outcome<Admitted> {
     pve::need_quorum(&host.paths)?;
-    await_turn(host, &args.node);
+    await_turn(host, machine, &args.node)?;
     let _node_lock = change::begin(host)?;
-    let _conf_lock = clusterconf::lock(host)?;
-    let mut decision = decide(host, args)?;
+    let conf_lock = clusterconf::lock(host)?;
+    let mut decision = decide(host, machine, args)?;
     let key = host.paths.corosync("authkey");
     let authkey = files::read(&key)?.ok_or_else(|| {
         Failure::refused(format!(
@@ -78,23 +80,16 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
         let text = format!("forcing overwrite of configured node '{}'", args.node);
         decision.warnings.push(text);
     }
-    updatecerts::node_directories(host, &args.node)?;
     if let Err(failure) = prepare::merge_keys(host) {
         decision
             .warnings
             .push(format!("failed to merge SSH keys: {failure}"));
     }
-    clusterconf::write(host, &decision.text)?;
-    if let Err(failure) = ring::await_version(decision.version, IN_FORCE) {
-        let mut conf = clusterconf::read(host)?;
-        conf.remove_node(args.node.as_str())
-            .map_err(Failure::failed)?;
-        clusterconf::write(host, &conf.text())?;
-        return Err(failure.within("the node was not let in"));
-    }
-    if decision.is_watched {
-        settle_later(&args.node, member::counted(decision.admission.votes))?;
-    }
+    let command = format!("pvecm addnode {}", args.node);
+    change::undone(host, machine, &command, conf_lock, |transaction| {
+        enter(host, machine, &args.node, &decision, transaction)
+    })
+    .map_err(|undone| undone.within(host, "the node was not let in"))?;
     Ok(Admitted {
         authkey,
         conf: decision.text,
@@ -102,18 +97,41 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
     })
 }
 
+/// Enters a node, and waits until the ring knows it.
+fn enter(
+    host: &Host,
+    machine: &dyn Machine,
+    name: &NodeName,
+    decision: &Decision,
+    transaction: &mut Transaction,
+) -> Outcome {
+    machine.step()?;
+    for directory in updatecerts::directories_of(&host.paths, name) {
+        transaction.make_directory(&directory)?;
+    }
+    machine.step()?;
+    transaction.write_conf(host, &decision.text)?;
+    await_version(machine, decision.version, IN_FORCE)?;
+    machine.step()?;
+    if decision.is_watched {
+        let votes = member::counted(decision.admission.votes);
+        machine.settle_later(name.as_str(), votes)?;
+    }
+    Ok(())
+}
+
 /// Waits until the nodes that were let in before are there. A messaging daemon that meets a ring with a
 /// newer configuration than its own ends itself, so the configuration must not change while a node is
 /// on its way; and of daemons that run, those with the older one end, so that a node may only come
 /// when the ring has the one that it gets.
-fn await_turn(host: &Host, name: &NodeName) {
+fn await_turn(host: &Host, machine: &dyn Machine, name: &NodeName) -> Outcome {
     let others_are_there = || {
         let nodes = clusterconf::read(host).ok()?.nodes();
         let mut others = nodes.iter().filter(|node| node.name != name.as_str());
         others.all(|node| node.votes > 0).then_some(())
     };
     // One that never comes does not keep the others out.
-    wait::until(TURN, others_are_there);
+    look_for(machine, TURN, others_are_there).map(drop)
 }
 
 /// Gives a node its vote once it is there; takes it out again if it does not come.
@@ -146,14 +164,6 @@ pub fn settle(host: &Host, name: &NodeName, votes: u32) -> Outcome {
     clusterconf::write(host, &conf.text())
 }
 
-/// Starts [`settle`] as a process of its own: whoever asked does not wait for it.
-fn settle_later(name: &NodeName, votes: u32) -> Outcome {
-    let votes = votes.to_string();
-    let args = ["addnode", name.as_str(), "--settle", &votes];
-    // By this name it is found also after an upgrade has replaced its file.
-    program("/proc/self/exe", args).detach()
-}
-
 /// What becomes of a request.
 struct Decision {
     admission: Admission,
@@ -164,10 +174,10 @@ struct Decision {
     warnings: Vec<String>,
 }
 
-fn decide(host: &Host, args: &Addnode) -> Outcome<Decision> {
+fn decide(host: &Host, machine: &dyn Machine, args: &Addnode) -> Outcome<Decision> {
     let (mut conf, mut warnings) = verified(host)?;
     let links = resolved(&conf, ClusterConf::addresses(&args.links.given()))?;
-    let present = ring::present(&conf)?;
+    let present = present(machine, &conf)?;
     let joiner = Joiner {
         name: args.node.clone(),
         id: args.nodeid,
