@@ -48,6 +48,10 @@ fn add_and_watch(node: &Fake) -> Outcome {
     admit(node, "addnode n3 --new_node_ip 10.0.0.3")
 }
 
+fn replace(node: &Fake) -> Outcome {
+    admit(node, "addnode n2 --new_node_ip 10.0.0.9 --force")
+}
+
 fn admit(node: &Fake, line: &str) -> Outcome {
     let Command::Addnode(args) = command(line) else {
         panic!("{line}")
@@ -91,9 +95,10 @@ type Case = (&'static str, fn(&Fake) -> Outcome);
 
 #[test]
 fn what_is_broken_off_is_put_back() {
-    let cases: [Case; 4] = [
+    let cases: [Case; 5] = [
         ("add", add),
         ("add and watch", add_and_watch),
+        ("replace", replace),
         ("delete", delete),
         ("change", change),
     ];
@@ -130,6 +135,21 @@ fn what_is_broken_off_is_put_back() {
             }
             assert!(number >= 5, "{case}: {number}");
         }
+    }
+}
+
+#[test]
+fn a_ring_that_does_not_take_a_new_node_keeps_what_it_had() {
+    for command in [add, replace] {
+        let node = member(Break::Never);
+        node.lags.set(true);
+        let (before, first) = state(&node);
+        let failure = command(&node).unwrap_err().to_string();
+        assert!(failure.contains("the node was not let in"), "{failure}");
+        let (after, version) = state(&node);
+        assert_eq!(after, before);
+        assert!(version > first + 1);
+        assert!(node.settled.borrow().is_empty());
     }
 }
 
