@@ -115,7 +115,7 @@ fn enter(
     machine.step()?;
     if decision.is_watched {
         let votes = member::counted(decision.admission.votes);
-        machine.settle_later(name.as_str(), votes)?;
+        machine.settle_later(host, name.as_str(), votes)?;
     }
     Ok(())
 }

@@ -111,7 +111,7 @@ pub trait Machine {
     ///
     /// # Errors
     /// When nobody can.
-    fn settle_later(&self, name: &str, votes: u32) -> Outcome;
+    fn settle_later(&self, host: &Host, name: &str, votes: u32) -> Outcome;
 }
 
 /// The machine that the command runs on.
@@ -192,12 +192,27 @@ impl Machine for ThisMachine {
         ring::kill(id)
     }
 
-    fn settle_later(&self, name: &str, votes: u32) -> Outcome {
+    fn settle_later(&self, host: &Host, name: &str, votes: u32) -> Outcome {
         let votes = votes.to_string();
-        let args = ["addnode", name, "--settle", &votes];
-        // By this name it is found also after an upgrade has replaced its file.
-        program("/proc/self/exe", args).detach()
+        let mut words = services::of_its_own(&host.paths, &format!("vote of node {name}"));
+        // By the first name it is found also after an upgrade has replaced its file; by the other one
+        // when this process has ended, too.
+        let own = match words.is_empty() {
+            true => "/proc/self/exe".to_owned(),
+            false => installed(),
+        };
+        words.push(own);
+        words.extend(["addnode", name, "--settle", &votes].map(str::to_owned));
+        let first = words.remove(0);
+        program(&first, words).detach()
     }
+}
+
+/// Where this program is, or the one that has taken its place.
+fn installed() -> String {
+    let path = std::env::current_exe().unwrap_or_else(|_| "pvecm".into());
+    let path = path.to_string_lossy();
+    path.trim_end_matches(" (deleted)").to_owned()
 }
 
 fn end(local: &mut Child) -> Outcome {

@@ -329,7 +329,7 @@ impl Machine for Fake {
         Ok(())
     }
 
-    fn settle_later(&self, name: &str, _: u32) -> Outcome {
+    fn settle_later(&self, _: &Host, name: &str, _: u32) -> Outcome {
         self.pass()?;
         self.settled.borrow_mut().push(name.to_owned());
         Ok(())
