@@ -5,8 +5,8 @@ use std::{
     process::{ExitCode, exit},
 };
 
+use corosync_lite::daemon::background::{self, Parent, Side};
 use pmxcfs::daemon::{
-    background::{self, Parent, Side},
     cli::{self, Cli, EXIT_FAILURE},
     logging, run,
 };
@@ -29,7 +29,7 @@ fn main() -> ExitCode {
     let parent = if cli.foreground {
         Parent::none()
     } else {
-        match background::detach() {
+        match background::detach(EXIT_FAILURE) {
             Ok(Side::Parent(code)) => return code.into(),
             Ok(Side::Daemon(parent)) => parent,
             Err(error) => {

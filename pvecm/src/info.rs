@@ -1,4 +1,5 @@
-//! What a node needs to know to join: the JSON of the API, and the one line that people carry.
+//! What a node needs to know to join: the JSON of the API, and the one line that people carry; and
+//! what it gets when it is let in.
 //!
 //! Both directions of both forms are here. The line is base64 of a JSON object, as the web interface
 //! of the original shows and takes it.
@@ -41,6 +42,26 @@ pub struct JoinInfo {
     "this is no join information: {0}; copy all of the line that 'pvecm join-info --base64' shows"
 )]
 pub struct NotJoinInfo(&'static str);
+
+/// What the joining node gets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Admitted {
+    /// The key of the messaging daemon.
+    pub authkey: Vec<u8>,
+    /// The configuration with the new node in it.
+    pub conf: Vec<u8>,
+    /// What works, but asks for trouble.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admitted")
+            .field("conf", &String::from_utf8_lossy(&self.conf))
+            .field("warnings", &self.warnings)
+            .finish_non_exhaustive()
+    }
+}
 
 impl ConfView {
     /// The cluster's configuration; nothing if the node is in no cluster.

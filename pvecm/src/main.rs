@@ -30,7 +30,8 @@ fn main() -> ExitCode {
         Err(failure) => {
             let text = failure.to_string();
             if !text.is_empty() {
-                eprintln!("{text}");
+                // The terminal may be gone, and that be the reason.
+                drop(writeln!(std::io::stderr(), "{text}"));
             }
             failure.code().into()
         }

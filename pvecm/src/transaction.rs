@@ -3,6 +3,9 @@
 //! What is about to change is first copied below one directory, on disk before the change is made.
 //! When the command fails it puts everything back; when it was killed, the next one does.
 //!
+//! The cluster's configuration is put back as a version that is newer still, and only while it is what
+//! the command has written: a change that somebody has made after that stays.
+//!
 //! Invariant: with no journal on disk, each change has either been made in whole or not at all.
 
 use std::fs;
@@ -12,10 +15,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::Paths;
 use crate::host::files::{self, SECRET, failed};
-use crate::host::services::Verb;
+use crate::host::lock::ClusterLock;
+use crate::host::services::{self, Verb};
+use crate::host::{Host, Paths, clusterconf};
 
 /// The journal inside the directory.
 const JOURNAL: &str = "journal.json";
@@ -26,6 +31,8 @@ const JOURNAL: &str = "journal.json";
 pub struct Transaction {
     directory: PathBuf,
     journal: Journal,
+    /// Held until the changes are kept or put back.
+    lock: Option<ClusterLock>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -54,6 +61,23 @@ enum Undo {
     Moved { from: PathBuf, to: PathBuf },
     /// No directory was there.
     NoDirectory { path: PathBuf },
+    /// The cluster's configuration was another one. The old one and all that took its place are in
+    /// the journal's directory.
+    Conf {
+        path: PathBuf,
+        old: String,
+        new: Vec<String>,
+        lock: Option<u64>,
+    },
+}
+
+/// Who puts back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// The command itself, which has the lock.
+    Command,
+    /// The next one.
+    Next,
 }
 
 /// Tells services something: the verb, and whom.
@@ -93,6 +117,7 @@ impl Transaction {
                 command: command.to_owned(),
                 undo: Vec::new(),
             },
+            lock: None,
         };
         transaction.write().inspect_err(|_| {
             // Nothing has begun.
@@ -152,7 +177,7 @@ impl Transaction {
     /// # Errors
     /// What the service manager says.
     pub fn services(&mut self, verb: Verb, units: &[&str], undo: Verb) -> Outcome {
-        self.services_with(&manager, verb, units, undo)
+        self.services_with(&services::tell, verb, units, undo)
     }
 
     /// As [`Transaction::services`], with another service manager.
@@ -206,6 +231,52 @@ impl Transaction {
         files::make_directory(path)
     }
 
+    /// Keeps a lock of the cluster's configuration as long as the changes are not for good.
+    pub fn hold(&mut self, lock: Option<ClusterLock>) {
+        self.lock = lock;
+    }
+
+    /// Gives the lock to who puts the changes back.
+    pub fn release(&mut self) -> Option<ClusterLock> {
+        self.lock.take()
+    }
+
+    /// Writes the cluster's configuration, and remembers the one before the first such change.
+    ///
+    /// # Errors
+    /// When it can not be written, or not be remembered.
+    pub fn write_conf(&mut self, host: &Host, text: &[u8]) -> Outcome {
+        let path = host.paths.cluster_conf();
+        let lock = self.lock.as_ref().and_then(ClusterLock::number);
+        let place =
+            self.journal.undo.iter().position(
+                |undo| matches!(undo, Undo::Conf { path: changed, .. } if *changed == path),
+            );
+        let number = match place {
+            Some(place) => place,
+            None => {
+                let number = self.journal.undo.len();
+                let old = format!("{number}");
+                let content = fs::read(&path).map_err(|error| failed("read", &path, &error))?;
+                files::replace(&self.directory.join(&old), &content, SECRET)?;
+                self.journal.undo.push(Undo::Conf {
+                    path: path.clone(),
+                    old,
+                    new: Vec::new(),
+                    lock,
+                });
+                number
+            }
+        };
+        if let Some(Undo::Conf { new, .. }) = self.journal.undo.get_mut(number) {
+            let copy = format!("{number}-{}", new.len());
+            files::replace(&self.directory.join(&copy), text, SECRET)?;
+            new.push(copy);
+        }
+        self.write()?;
+        clusterconf::write_to(&path, text)
+    }
+
     /// The changes are for good.
     ///
     /// # Errors
@@ -216,12 +287,12 @@ impl Transaction {
 
     /// Puts everything back, the last change first, and returns what could not be put back.
     pub fn put_back(self) -> Vec<String> {
-        self.put_back_with(&manager)
+        self.put_back_with(&services::put_back)
     }
 
     /// As [`Transaction::put_back`], with another service manager.
     pub fn put_back_with(self, control: Control<'_>) -> Vec<String> {
-        put_back(&self.directory, &self.journal, control)
+        put_back(&self.directory, &self.journal, control, By::Command)
     }
 
     fn remember(&mut self, undo: Undo) -> Outcome {
@@ -240,7 +311,7 @@ impl Transaction {
 /// # Errors
 /// When there is a journal that can not be read.
 pub fn recover(directory: &Path) -> Outcome<Option<Recovered>> {
-    recover_with(directory, &manager)
+    recover_with(directory, &services::put_back)
 }
 
 /// As [`recover`], with another service manager.
@@ -254,16 +325,16 @@ pub fn recover_with(directory: &Path, control: Control<'_>) -> Outcome<Option<Re
     };
     let journal: Journal = serde_json::from_slice(&text)
         .map_err(|error| failed("read", &path, &io::Error::other(error)))?;
-    let failures = put_back(directory, &journal, control);
+    let failures = put_back(directory, &journal, control, By::Next);
     Ok(Some(Recovered {
         command: journal.command,
         failures,
     }))
 }
 
-fn put_back(directory: &Path, journal: &Journal, control: Control<'_>) -> Vec<String> {
+fn put_back(directory: &Path, journal: &Journal, control: Control<'_>, by: By) -> Vec<String> {
     let undo = journal.undo.iter().rev();
-    let undone = undo.map(|undo| undo.apply(directory, control));
+    let undone = undo.map(|undo| undo.apply(directory, control, by));
     let mut failures: Vec<String> = undone
         .filter_map(Result::err)
         .map(|failure| failure.to_string())
@@ -295,12 +366,47 @@ fn sweep(path: &Path) {
     }
 }
 
-/// The service manager of this machine.
-fn manager(verb: &str, units: &[&str]) -> Outcome {
-    let args = std::iter::once(verb).chain(units.iter().copied());
-    crate::host::command::program("systemctl", args)
-        .output()
-        .map(drop)
+/// Writes the old configuration of the cluster as its newest, if it is still the changed one.
+fn restore_conf(conf: &Path, old: &Path, new: &[PathBuf], lock: Option<u64>, by: By) -> Outcome {
+    // The link is there while the cluster file system is.
+    if conf.with_file_name("local").symlink_metadata().is_err() {
+        return Err(Failure::failed(format!(
+            "'{}' can not be put back while the cluster file system is not mounted: start it with              'systemctl start pve-cluster'",
+            conf.display()
+        )));
+    }
+    let lock = lock.filter(|_| by == By::Next);
+    let inherited = lock.and_then(|number| clusterconf::inherited(conf, number));
+    let new: Vec<Vec<u8>> = new.iter().flat_map(fs::read).collect();
+    if by == By::Next {
+        let beside = clusterconf::beside(conf);
+        let begun = files::read(&beside)?;
+        // Administrators use that name too.
+        if begun.is_some_and(|begun| new.iter().any(|text| text.starts_with(&begun))) {
+            files::remove(&beside)?;
+        }
+    }
+    let changed = || -> Outcome<Option<Vec<u8>>> {
+        let current = files::read(conf)?;
+        Ok(current.filter(|current| new.contains(current)))
+    };
+    if changed()?.is_none() {
+        return Ok(());
+    }
+    let _lock = match (inherited, lock) {
+        (None, Some(_)) => Some(clusterconf::take(conf)?),
+        (inherited, _) => inherited,
+    };
+    let Some(current) = changed()? else {
+        return Ok(());
+    };
+    let parse = |path: &Path, text: &[u8]| {
+        ClusterConf::parse(text).map_err(|error| failed("use", path, &io::Error::other(error)))
+    };
+    let text = fs::read(old).map_err(|error| failed("read", old, &error))?;
+    let mut back = parse(old, &text)?;
+    back.raise_above(&parse(conf, &current)?);
+    clusterconf::write_to(conf, &back.text())
 }
 
 fn forget(directory: &Path) -> Outcome {
@@ -309,8 +415,17 @@ fn forget(directory: &Path) -> Outcome {
 }
 
 impl Undo {
-    fn apply(&self, directory: &Path, control: Control<'_>) -> Outcome {
+    fn apply(&self, directory: &Path, control: Control<'_>, by: By) -> Outcome {
         match self {
+            Self::Conf {
+                path,
+                old,
+                new,
+                lock,
+            } => {
+                let new: Vec<PathBuf> = new.iter().map(|copy| directory.join(copy)).collect();
+                restore_conf(path, &directory.join(old), &new, *lock, by)
+            }
             Self::Absent { path } => {
                 sweep(path);
                 files::remove(path)

@@ -20,3 +20,4 @@ pub mod sample;
 pub mod services;
 pub mod sim;
 pub mod wait;
+pub mod writers;

@@ -1,4 +1,5 @@
-//! Going to the background: one fork, before any thread exists.
+//! Going to the background: one fork, before any thread exists. All daemons of this workspace do it
+//! in this way.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -6,7 +7,7 @@ use std::io::{self, Read as _, Write as _};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, pipe, setsid};
 
-use super::{cli::code, sys};
+use super::sys;
 
 /// Tells the process that was started how it went.
 #[derive(Debug)]
@@ -49,14 +50,15 @@ pub enum Side {
     Daemon(Parent),
 }
 
-/// Forks; the parent waits until the daemon is ready or has ended.
+/// Forks; the parent waits until the daemon is ready or has ended. Its exit code is then 0, or the
+/// daemon's; `failed` if that has none.
 ///
 /// # Errors
 /// When no process or pipe can be had.
 ///
 /// # Panics
 /// When the process has more than one thread.
-pub fn detach() -> io::Result<Side> {
+pub fn detach(failed: u8) -> io::Result<Side> {
     let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     assert_eq!(threads, 1, "a fork copies one thread only");
     let (reader, writer) = pipe()?;
@@ -64,7 +66,11 @@ pub fn detach() -> io::Result<Side> {
         Some(child) => {
             drop(writer);
             let ready = File::from(reader).read_exact(&mut [0]).is_ok();
-            Ok(Side::Parent(if ready { 0 } else { exit_code(child) }))
+            Ok(Side::Parent(if ready {
+                0
+            } else {
+                exit_code(child).unwrap_or(failed)
+            }))
         }
         None => {
             drop(reader);
@@ -74,9 +80,9 @@ pub fn detach() -> io::Result<Side> {
     }
 }
 
-fn exit_code(child: Pid) -> u8 {
+fn exit_code(child: Pid) -> Option<u8> {
     match waitpid(child, None) {
-        Ok(WaitStatus::Exited(_, code)) => u8::try_from(code).unwrap_or(code::FATAL),
-        _ => code::FATAL,
+        Ok(WaitStatus::Exited(_, code)) => u8::try_from(code).ok(),
+        _ => None,
     }
 }

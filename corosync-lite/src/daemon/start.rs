@@ -67,7 +67,7 @@ pub fn run(cli: &Cli) -> u8 {
     let parent = if cli.foreground {
         Parent::none()
     } else {
-        match background::detach() {
+        match background::detach(code::FATAL) {
             Ok(Side::Parent(code)) => return code,
             Ok(Side::Daemon(parent)) => parent,
             Err(error) => {

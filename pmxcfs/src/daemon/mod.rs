@@ -1,6 +1,5 @@
 //! The daemon: start, serve, stop.
 
-pub mod background;
 pub mod cli;
 pub mod logging;
 mod node;

@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
+use corosync_lite::daemon::background::Parent;
 use nix::{
     sys::{
         eventfd::{EfdFlags, EventFd},
@@ -21,7 +22,6 @@ use nix::{
 };
 
 use super::{
-    background::Parent,
     cli::Cli,
     logging::LogControl,
     node,

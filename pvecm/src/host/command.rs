@@ -31,6 +31,13 @@ pub fn program<I: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = I>) -
 }
 
 impl Program {
+    /// Keeps it out of reach of the terminal: Ctrl-C there does not end it.
+    #[must_use]
+    pub fn apart(mut self) -> Self {
+        self.command.process_group(0);
+        self
+    }
+
     /// Runs it to its end and returns what it wrote.
     ///
     /// # Errors

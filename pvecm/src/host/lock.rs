@@ -5,6 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -88,6 +89,25 @@ impl ClusterLock {
             ))),
         }
     }
+
+    /// The lock below `locks` that a command of this node took and was killed with; nothing if it is
+    /// not there any more.
+    #[must_use]
+    pub fn inherit(locks: &Path, name: &str, number: u64) -> Option<Self> {
+        let directory = locks.join(name);
+        (number_of(&directory) == Some(number)).then_some(Self { directory })
+    }
+
+    /// Tells this lock from any other of its name, earlier or later.
+    #[must_use]
+    pub fn number(&self) -> Option<u64> {
+        number_of(&self.directory)
+    }
+}
+
+/// The cluster file system gives no number twice.
+fn number_of(directory: &Path) -> Option<u64> {
+    directory.symlink_metadata().ok().map(|found| found.ino())
 }
 
 impl Drop for ClusterLock {

@@ -3,15 +3,18 @@
 //! | module | owns |
 //! |---|---|
 //! | `paths` | where things are |
+//! | [`clusterconf`] | the cluster's configuration: lock, read, write |
 //! | [`files`], [`changes`] | files are written whole, and only when they must change |
 //! | [`lock`] | one change at a time |
 //! | [`ports`] | ports that programs of the node give out to each other |
 //! | [`pve`] | the cluster file system as its files show it |
 //! | [`ring`] | the messaging daemon as it runs |
 //! | [`command`], [`services`] | other programs, and what the service manager runs |
+//! | [`stop`] | signals that end a command
 //! | [`wait`] | conditions that nothing reports |
 
 pub mod changes;
+pub mod clusterconf;
 pub mod command;
 pub mod files;
 pub mod lock;
@@ -20,6 +23,7 @@ pub mod ports;
 pub mod pve;
 pub mod ring;
 pub mod services;
+pub mod stop;
 pub mod wait;
 
 use std::io;

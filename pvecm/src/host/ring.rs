@@ -1,13 +1,10 @@
 //! The messaging daemon of this node, as it runs.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use rust_corosync::cmap::{self, Data, Map};
 use rust_corosync::{CsError, NodeId, cfg, votequorum};
 
-use super::wait;
-use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
 
 /// What a member is told that is put out of the ring.
@@ -95,40 +92,6 @@ pub fn links_down(id: u32, links: &BTreeMap<u8, String>) -> Outcome<Vec<u8>> {
     };
     let down = links.iter().filter(|(_, address)| is_down(address));
     Ok(down.map(|(link, _)| *link).collect())
-}
-
-/// Waits until this node's daemon has a configuration of that version, or a newer one, in force.
-///
-/// # Errors
-/// When it has not in time.
-pub fn await_version(version: u64, patience: Duration) -> Outcome {
-    let taken = || {
-        let running = number("totem.config_version").ok().flatten();
-        running
-            .is_some_and(|running| running >= version)
-            .then_some(())
-    };
-    wait::until(patience, taken).ok_or_else(|| {
-        Failure::failed(format!(
-            "corosync has not taken version {version} of the configuration within {} seconds: see \
-             'journalctl -u corosync'",
-            patience.as_secs()
-        ))
-    })
-}
-
-/// Nodes of a configuration that are in the ring.
-///
-/// # Errors
-/// When the daemon does not answer.
-pub fn present(conf: &ClusterConf) -> Outcome<Vec<NodeEntry>> {
-    let mut there = Vec::new();
-    for node in conf.nodes() {
-        if node.id.map_or(Ok(false), is_joined)? {
-            there.push(node);
-        }
-    }
-    Ok(there)
 }
 
 /// Version of the configuration that each node of `ids` has in force, where it is known.

@@ -1,6 +1,7 @@
 //! Services of a node, as its service manager runs them.
 
-use super::command::program;
+use super::Paths;
+use super::command::{Program, program};
 use crate::failure::Outcome;
 
 /// The messaging daemon: Corosync's name, which corosync-lite's unit has as well.
@@ -39,6 +40,54 @@ impl Verb {
 /// # Errors
 /// What the service manager says.
 pub fn control(verb: Verb, units: &[&str]) -> Outcome {
-    let args = [verb.word()].into_iter().chain(units.iter().copied());
-    program("systemctl", args).output().map(drop)
+    tell(verb.word(), units)
+}
+
+/// The same with any word of the service manager.
+///
+/// # Errors
+/// What it says.
+pub fn tell(word: &str, units: &[&str]) -> Outcome {
+    systemctl(word, units).output().map(drop)
+}
+
+/// The same while something is put back: whoever asked this command to end, and asks again, does not
+/// keep it from that.
+///
+/// # Errors
+/// What the service manager says.
+pub fn put_back(word: &str, units: &[&str]) -> Outcome {
+    systemctl(word, units).apart().output().map(drop)
+}
+
+/// Words before a command line that let it go on when the service or the session ends that starts it:
+/// it gets a control group of its own. None where the service manager is not there, or can not do it;
+/// it is told then. The process stays the one that is started.
+#[must_use]
+pub fn of_its_own(paths: &Paths, what: &str) -> Vec<String> {
+    if !paths.at("run/systemd/system").is_dir() {
+        return Vec::new();
+    }
+    let words = scope(what);
+    let (name, args) = ("systemd-run", words.iter().skip(1).map(String::as_str));
+    // What follows is to run in any case.
+    match program(name, args.chain(["true"])).apart().output() {
+        Ok(_) => words,
+        Err(failure) => {
+            tracing::warn!("{what} ends when who started it is stopped by force: {failure}");
+            Vec::new()
+        }
+    }
+}
+
+fn scope(what: &str) -> Vec<String> {
+    let description = format!("--description={what}");
+    let words = ["systemd-run", "--scope", "--quiet", "--collect"];
+    let words = words.into_iter().chain([description.as_str(), "--"]);
+    words.map(str::to_owned).collect()
+}
+
+fn systemctl(word: &str, units: &[&str]) -> Program {
+    let args = std::iter::once(word).chain(units.iter().copied());
+    program("systemctl", args)
 }

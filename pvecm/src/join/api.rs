@@ -8,10 +8,11 @@ use serde_json::Value;
 
 use super::client::{Call, CallError, Client, Header, Reply, Trust, escape};
 use super::date;
-use super::peer::{Admitted, Facts, Known, NotAdmitted, Peer, Request};
+use super::peer::{Facts, Known, NotAdmitted, Peer, Request};
 use super::secret::Secret;
 use crate::failure::{Failure, Outcome};
 use crate::host::calendar;
+use crate::info::Admitted;
 use crate::value::{LINK_MAX, NodeName};
 
 /// What the user may be asked.
@@ -87,7 +88,7 @@ pub fn authenticate(
 fn unreachable(client: &Client<'_>, error: &CallError) -> Failure {
     let host = client.target().host();
     match error {
-        CallError::Interrupted => super::stop::interrupted(),
+        CallError::Interrupted => crate::host::stop::interrupted(),
         _ => Failure::failed(format!(
             "can not reach the API of '{host}' on TCP port 8006: {error}; see that the node is up, that \
              its pveproxy (or 'pvecm serve') runs, and that no firewall is between"

@@ -3,14 +3,13 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 
-use rust_corosync::{NodeId, cmap, votequorum};
+use rust_corosync::cmap;
 
 use super::reach::{self, Reach};
-use super::stop::Signals;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::command::program;
-use crate::host::{Host, local_addresses, pve};
+use crate::host::stop::{Signals, interrupted};
+use crate::host::{Host, local_addresses, pve, ring, services};
 use crate::ssh;
 use crate::transaction::Transaction;
 use crate::verb::prepare;
@@ -60,6 +59,14 @@ pub trait Machine {
     /// # Errors
     /// What the service manager says.
     fn control(&self, verb: &str, units: &[&str]) -> Outcome;
+
+    /// The same while something is put back.
+    ///
+    /// # Errors
+    /// What the service manager says.
+    fn put_back(&self, verb: &str, units: &[&str]) -> Outcome {
+        self.control(verb, units)
+    }
 
     /// Whether a messaging daemon runs.
     fn messaging_runs(&self) -> bool;
@@ -140,7 +147,7 @@ impl Machine for ThisMachine<'_> {
 
     fn reached(&self, _: Step) -> Outcome {
         if self.interrupted() {
-            Err(super::stop::interrupted())
+            Err(interrupted())
         } else {
             Ok(())
         }
@@ -151,13 +158,15 @@ impl Machine for ThisMachine<'_> {
     }
 
     fn control(&self, verb: &str, units: &[&str]) -> Outcome {
-        let args = std::iter::once(verb).chain(units.iter().copied());
-        program("systemctl", args).output().map(drop)
+        services::tell(verb, units)
+    }
+
+    fn put_back(&self, verb: &str, units: &[&str]) -> Outcome {
+        services::put_back(verb, units)
     }
 
     fn messaging_runs(&self) -> bool {
-        let handle = cmap::initialize(cmap::Map::Icmap);
-        handle.is_ok_and(|handle| cmap::finalize(&handle).is_ok())
+        ring::is_running()
     }
 
     fn own_address(&self, host: &Host) -> Outcome<IpAddr> {
@@ -205,16 +214,7 @@ impl Machine for ThisMachine<'_> {
     }
 
     fn give_votes(&self, id: u32, votes: u32) -> Outcome {
-        let callbacks = votequorum::Callbacks {
-            quorum_notification_fn: None,
-            nodelist_notification_fn: None,
-            expectedvotes_notification_fn: None,
-        };
-        let given = votequorum::initialize(&callbacks).and_then(|handle| {
-            let given = votequorum::set_votes(&handle, NodeId::from(id), votes);
-            votequorum::finalize(&handle).and(given)
-        });
-        given.map_err(|error| Failure::failed(format!("corosync does not count the vote: {error}")))
+        ring::give_votes(id, votes)
     }
 }
 

@@ -17,12 +17,7 @@
 
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::Host;
-use crate::host::files::{self, PUBLIC};
-use crate::host::lock::ClusterLock;
-
-/// Name of the lock that changes of the configuration are made under.
-pub const LOCK: &str = "file-corosync_conf";
+use crate::host::{Host, clusterconf};
 
 /// Votes that an entry counts for when it is written with `votes`: the original leaves out a 0, and
 /// Corosync takes an entry without the key for one vote.
@@ -48,9 +43,8 @@ pub fn confirm(
     votes: u32,
     give: &dyn Fn(u32, u32) -> Outcome,
 ) -> Outcome<Option<u64>> {
-    let _lock = ClusterLock::take(&host.paths.pve("priv/lock"), LOCK)?;
-    let path = host.paths.cluster_conf();
-    let mut conf = read(host)?;
+    let _lock = clusterconf::lock(host)?;
+    let mut conf = clusterconf::read(host)?;
     let Some(node) = conf.node(name).filter(|node| node.votes == 0) else {
         return Ok(None);
     };
@@ -59,18 +53,6 @@ pub fn confirm(
     }
     let edited = conf.set_votes(name, votes);
     edited.map_err(Failure::failed)?;
-    files::replace(&path, &conf.text(), PUBLIC)?;
+    clusterconf::write(host, &conf.text())?;
     Ok(Some(conf.version()))
-}
-
-/// The configuration of the cluster.
-///
-/// # Errors
-/// When it is not there, or can not be read.
-pub fn read(host: &Host) -> Outcome<ClusterConf> {
-    let path = host.paths.cluster_conf();
-    let text = files::read(&path)?
-        .ok_or_else(|| Failure::failed(format!("'{}' is not there", path.display())))?;
-    ClusterConf::parse(&text)
-        .map_err(|error| Failure::failed(format!("'{}': {error}", path.display())))
 }

@@ -12,7 +12,7 @@
 //! | [`leftover`] | a join that was broken off and that the cluster still knows of |
 //! | [`quorum`] | why there is no quorum |
 //! | [`member`] | the member's half: nodes on probation |
-//! | [`machine`], [`stop`] | services, addresses and signals of this machine |
+//! | [`machine`] | services and addresses of this machine |
 //!
 //! The order: everything is checked on this node; the member is asked what its cluster is like, and
 //! that is checked; SSH is prepared; the member lets this node in; its key and configuration take
@@ -34,7 +34,6 @@ pub mod quorum;
 pub mod reach;
 pub mod secret;
 pub mod steps;
-pub mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -43,7 +42,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, resolve};
+use crate::host::{Host, clusterconf, resolve};
 use machine::Machine;
 use peer::{Peer, Request};
 
@@ -142,7 +141,7 @@ pub fn is_member(host: &Host, peer: &str, machine: &dyn Machine) -> Outcome<Opti
     if !host.paths.corosync("authkey").exists() {
         return Ok(None);
     }
-    let Ok(conf) = member::read(host) else {
+    let Ok(conf) = clusterconf::read(host) else {
         return Ok(None);
     };
     let own = host.name.as_str();
@@ -192,7 +191,7 @@ pub fn join(
     let name = peer.name();
     let found = checks::cluster(&name, &facts, plan, machine);
     if machine.interrupted() {
-        return Err(stop::interrupted());
+        return Err(crate::host::stop::interrupted());
     }
     found.settle(plan.force, &|line| machine.say(line))?;
     let own = plan.request.name.as_str();

@@ -4,12 +4,13 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
-use super::peer::{Admitted, Facts, Known, NotAdmitted, Peer, Request};
+use super::peer::{Facts, Known, NotAdmitted, Peer, Request};
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
 use crate::host::files::failed;
 use crate::host::pve::Members;
 use crate::host::{Host, calendar};
+use crate::info::Admitted;
 use crate::value::NodeName;
 
 /// Runs a program to its end and returns what it wrote.

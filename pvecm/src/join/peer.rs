@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::failure::Outcome;
+use crate::info::Admitted;
 use crate::value::{Link, NodeName};
 
 /// A member of the cluster, as the joining node sees it.
@@ -114,25 +115,6 @@ impl Request {
             add("probation", "1".to_owned());
         }
         list
-    }
-}
-
-/// What a node needs to take part.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Admitted {
-    /// The key of the messaging daemon.
-    pub authkey: Vec<u8>,
-    /// Its configuration.
-    pub conf: Vec<u8>,
-    /// What the member thinks doubtful.
-    pub warnings: Vec<String>,
-}
-
-impl std::fmt::Debug for Admitted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Admitted")
-            .field("warnings", &self.warnings)
-            .finish_non_exhaustive()
     }
 }
 

@@ -11,9 +11,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
-use super::stop::{Signals, interrupted};
 use crate::failure::{Failure, Outcome};
 use crate::host::files;
+use crate::host::stop::{Signals, interrupted};
 
 /// Longest secret that is read; the original's limit for passwords is 128.
 const SECRET_MAX: usize = 4096;

@@ -11,14 +11,15 @@ use super::database::{self, FILES};
 use super::leftover;
 use super::machine::{Machine, Step};
 use super::member;
-use super::peer::{Admitted, Facts, NotAdmitted, Peer};
-use super::stop::interrupted;
+use super::peer::{Facts, NotAdmitted, Peer};
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome, code};
 use crate::host::files::{KEY, PUBLIC, failed};
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
+use crate::host::stop::interrupted;
 use crate::host::wait::until;
-use crate::host::{Host, calendar};
+use crate::host::{Host, calendar, clusterconf};
+use crate::info::Admitted;
 use crate::transaction::{self, Transaction};
 
 /// Sizes that the messaging daemon takes as a key.
@@ -261,7 +262,7 @@ impl Join<'_> {
             }
             // The cluster's files come after quorum.
             let is_there = self.machine.is_quorate(self.host)
-                && member::read(self.host)
+                && clusterconf::read(self.host)
                     .is_ok_and(|conf| conf.node(self.host.name.as_str()).is_some());
             is_there.then_some(Ok(()))
         });
@@ -334,7 +335,7 @@ impl Join<'_> {
             Entry::Replaced => Err(Failure::failed("the entry was there before, and stays")),
             Entry::Made => peer.withdraw(name),
         };
-        let control = |verb: &str, units: &[&str]| machine.control(verb, units);
+        let control = |verb: &str, units: &[&str]| machine.put_back(verb, units);
         let left = transaction.put_back_with(&control);
         if withdrawn.is_err() && entry == Entry::Made && is_seen {
             let again = || peer.withdraw(name).ok();

@@ -42,8 +42,8 @@ use crate::cli::Addnode;
 use crate::failure::Outcome;
 use crate::host::Host;
 use crate::host::wait::now;
+use crate::info::Admitted;
 use crate::value::NodeName;
-use crate::verb::addnode::Admitted;
 
 pub use listener::serve;
 

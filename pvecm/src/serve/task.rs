@@ -1,7 +1,8 @@
 //! Tasks: work that goes on after the answer, in a process of its own, with a log that can be read.
 //!
-//! A task is `pvecm` itself below a shell that adds the last line to the log, so that neither the end
-//! of this server nor its restart ends the task or hides how it ended.
+//! A task is `pvecm` itself below a shell that adds the last line to the log, and both are in a control
+//! group of their own where there is a service manager: neither the end of this server nor its restart
+//! ends the task or hides how it ended.
 //!
 //! Invariant: a task's name leads to its log and to nothing else.
 
@@ -20,7 +21,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Failure, Outcome};
 use crate::host::command::PATH;
 use crate::host::files::{failed, make_directory};
-use crate::host::{Host, Paths, calendar};
+use crate::host::{Host, Paths, calendar, services};
 use crate::value::NodeName;
 
 /// Where logs are.
@@ -145,7 +146,8 @@ pub fn start(host: &Host, program: &Path, work: Work) -> Outcome<Upid> {
     // The name of the log holds the number of the process, which is not known yet.
     let unnamed = logs.join(format!(".starting.{}.{start}", std::process::id()));
     let log = new_log(&unnamed).map_err(|error| failed("make the log", &unnamed, &error))?;
-    let started = spawn(program, &work, log);
+    let apart = services::of_its_own(&host.paths, &format!("task {} of pvecm", work.kind));
+    let started = spawn(&apart, program, &work, log);
     let mut child = started.map_err(|error| {
         drop(fs::remove_file(&unnamed));
         Failure::failed(format!("can not start '{}': {error}", program.display()))
@@ -189,9 +191,17 @@ fn new_log(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-fn spawn(program: &Path, work: &Work, log: File) -> io::Result<std::process::Child> {
-    let mut command = Command::new("/bin/sh");
+fn spawn(
+    apart: &[String],
+    program: &Path,
+    work: &Work,
+    log: File,
+) -> io::Result<std::process::Child> {
+    let shell = "/bin/sh".to_owned();
+    let mut words = apart.iter().chain([&shell]);
+    let mut command = Command::new(words.next().unwrap_or(&shell));
     command
+        .args(words)
         .args(["-c", SCRIPT, "task"])
         .arg(program)
         .args(&work.args)
@@ -351,6 +361,30 @@ mod tests {
         assert_eq!(status["exitstatus"], "it ended with code 3");
         let (_, status) = run(&host, "kill -9 $PPID", "");
         assert_eq!(status["exitstatus"], "unexpected status");
+    }
+
+    #[test]
+    fn a_task_that_is_put_apart_is_the_same_process() {
+        let (_directory, host) = host();
+        let log = host.paths.at("log");
+        // As the service manager's program does it: it becomes what it is to start.
+        let apart = ["/bin/sh", "-c", r#"echo "$$"; exec "$@""#, "apart"];
+        let work = Work {
+            kind: "clusterjoin",
+            id: String::new(),
+            user: "root@pam".to_owned(),
+            args: vec!["-c".to_owned(), "read word; echo $PPID $word".to_owned()],
+            input: Zeroizing::new("secret\n".to_owned()),
+        };
+        let apart = apart.map(str::to_owned);
+        let file = new_log(&log).unwrap();
+        let mut child = spawn(&apart, Path::new("/bin/sh"), &work, file).unwrap();
+        let mut input = child.stdin.take().unwrap();
+        input.write_all(work.input.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+        let pid = child.id();
+        let told = fs::read_to_string(&log).unwrap();
+        assert_eq!(told, format!("{pid}\n{pid} secret\nTASK OK\n"));
     }
 
     #[test]

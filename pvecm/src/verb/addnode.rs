@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::change::{self, need_root, show_plan};
-use super::create::write_conf;
+use super::machine::{Machine, ThisMachine, await_version, look_for, present};
 use super::{prepare, updatecerts};
 use crate::cli::Addnode;
 use crate::conf::{self, Admission, ClusterConf, Joiner, Resolve};
 use crate::failure::{Failure, Outcome};
-use crate::host::command::program;
-use crate::host::{Host, files, pve, resolve, ring, wait};
+use crate::host::{Host, clusterconf, files, pve, resolve, ring, wait};
+use crate::info::Admitted;
+use crate::join::member;
+use crate::transaction::Transaction;
 use crate::value::NodeName;
 
 /// A node that was let in is there within this time, also when somebody copies files by hand.
@@ -21,26 +23,6 @@ const ARRIVAL: Duration = Duration::from_secs(900);
 const TURN: Duration = Duration::from_secs(25);
 /// The ring has a new configuration in force within this time.
 const IN_FORCE: Duration = Duration::from_secs(15);
-
-/// What the joining node gets.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Admitted {
-    /// The key of the messaging daemon.
-    pub authkey: Vec<u8>,
-    /// The configuration with the new node in it.
-    pub conf: Vec<u8>,
-    /// What works, but asks for trouble.
-    pub warnings: Vec<String>,
-}
-
-impl std::fmt::Debug for Admitted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Admitted")
-            .field("conf", &String::from_utf8_lossy(&self.conf))
-            .field("warnings", &self.warnings)
-            .finish_non_exhaustive()
-    }
-}
 
 /// The system's resolver.
 pub(super) struct System;
@@ -60,16 +42,17 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
     if let Some(votes) = args.settle {
         return settle(host, &args.node, votes);
     }
+    let machine = ThisMachine::watched()?;
     if args.dry_run {
         pve::need_quorum(&host.paths)?;
-        let decision = decide(host, args)?;
+        let decision = decide(host, &machine, args)?;
         let text = String::from_utf8_lossy(&decision.text).into_owned();
         return show_plan(&[
             format!("make the directories of node '{}'", args.node),
             format!("write '{}':\n{text}", host.paths.cluster_conf().display()),
         ]);
     }
-    let admitted = admit(host, args)?;
+    let admitted = admit(host, &machine, args)?;
     for warning in &admitted.warnings {
         eprintln!("{warning}");
     }
@@ -79,13 +62,13 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
 /// Enters a node, and returns what it needs to join.
 ///
 /// # Errors
-/// When it is not let in: nothing is changed then.
-pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
+/// When it is not let in: the cluster is as it was then.
+pub fn admit(host: &Host, machine: &dyn Machine, args: &Addnode) -> Outcome<Admitted> {
     pve::need_quorum(&host.paths)?;
-    await_turn(host, &args.node);
+    await_turn(host, machine, &args.node)?;
     let _node_lock = change::begin(host)?;
-    let _conf_lock = change::lock_conf(host)?;
-    let mut decision = decide(host, args)?;
+    let conf_lock = clusterconf::lock(host)?;
+    let mut decision = decide(host, machine, args)?;
     let key = host.paths.corosync("authkey");
     let authkey = files::read(&key)?.ok_or_else(|| {
         Failure::refused(format!(
@@ -97,23 +80,16 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
         let text = format!("forcing overwrite of configured node '{}'", args.node);
         decision.warnings.push(text);
     }
-    updatecerts::node_directories(host, &args.node)?;
     if let Err(failure) = prepare::merge_keys(host) {
         decision
             .warnings
             .push(format!("failed to merge SSH keys: {failure}"));
     }
-    write_conf(host, &decision.text)?;
-    if let Err(failure) = ring::await_version(decision.version, IN_FORCE) {
-        let mut conf = read_conf(host)?;
-        conf.remove_node(args.node.as_str())
-            .map_err(Failure::failed)?;
-        write_conf(host, &conf.text())?;
-        return Err(failure.within("the node was not let in"));
-    }
-    if decision.is_watched {
-        settle_later(&args.node, decision.admission.votes.max(1))?;
-    }
+    let command = format!("pvecm addnode {}", args.node);
+    change::undone(host, machine, &command, conf_lock, |transaction| {
+        enter(host, machine, &args.node, &decision, transaction)
+    })
+    .map_err(|undone| undone.within(host, "the node was not let in"))?;
     Ok(Admitted {
         authkey,
         conf: decision.text,
@@ -121,18 +97,41 @@ pub fn admit(host: &Host, args: &Addnode) -> Outcome<Admitted> {
     })
 }
 
+/// Enters a node, and waits until the ring knows it.
+fn enter(
+    host: &Host,
+    machine: &dyn Machine,
+    name: &NodeName,
+    decision: &Decision,
+    transaction: &mut Transaction,
+) -> Outcome {
+    machine.step()?;
+    for directory in updatecerts::directories_of(&host.paths, name) {
+        transaction.make_directory(&directory)?;
+    }
+    machine.step()?;
+    transaction.write_conf(host, &decision.text)?;
+    await_version(machine, decision.version, IN_FORCE)?;
+    machine.step()?;
+    if decision.is_watched {
+        let votes = member::counted(decision.admission.votes);
+        machine.settle_later(host, name.as_str(), votes)?;
+    }
+    Ok(())
+}
+
 /// Waits until the nodes that were let in before are there. A messaging daemon that meets a ring with a
 /// newer configuration than its own ends itself, so the configuration must not change while a node is
 /// on its way; and of daemons that run, those with the older one end, so that a node may only come
 /// when the ring has the one that it gets.
-fn await_turn(host: &Host, name: &NodeName) {
+fn await_turn(host: &Host, machine: &dyn Machine, name: &NodeName) -> Outcome {
     let others_are_there = || {
-        let nodes = read_conf(host).ok()?.nodes();
+        let nodes = clusterconf::read(host).ok()?.nodes();
         let mut others = nodes.iter().filter(|node| node.name != name.as_str());
         others.all(|node| node.votes > 0).then_some(())
     };
     // One that never comes does not keep the others out.
-    wait::until(TURN, others_are_there);
+    look_for(machine, TURN, others_are_there).map(drop)
 }
 
 /// Gives a node its vote once it is there; takes it out again if it does not come.
@@ -140,7 +139,7 @@ fn await_turn(host: &Host, name: &NodeName) {
 /// # Errors
 /// When the configuration can not be written.
 pub fn settle(host: &Host, name: &NodeName, votes: u32) -> Outcome {
-    let id = read_conf(host)?
+    let id = clusterconf::read(host)?
         .node(name.as_str())
         .and_then(|node| node.id);
     let Some(id) = id else { return Ok(()) };
@@ -152,29 +151,17 @@ pub fn settle(host: &Host, name: &NodeName, votes: u32) -> Outcome {
     };
     let came = wait::until(ARRIVAL, there).is_some();
     let _node_lock = change::begin(host)?;
-    let _conf_lock = change::lock_conf(host)?;
-    let mut conf = read_conf(host)?;
-    let is_held = conf.node(name.as_str()).is_some_and(|node| node.votes == 0);
-    if !is_held {
+    if came {
+        return member::confirm(host, name.as_str(), votes, &ring::give_votes).map(drop);
+    }
+    let _conf_lock = clusterconf::lock(host)?;
+    let mut conf = clusterconf::read(host)?;
+    if !member::is_on_probation(&conf, name.as_str()) {
         return Ok(());
     }
-    let edited = if came {
-        // The ring counts them before the configuration expects them.
-        ring::give_votes(id, votes)?;
-        conf.set_votes(name.as_str(), votes)
-    } else {
-        conf.remove_node(name.as_str())
-    };
+    let edited = conf.remove_node(name.as_str());
     edited.map_err(Failure::refused)?;
-    write_conf(host, &conf.text())
-}
-
-/// Starts [`settle`] as a process of its own: whoever asked does not wait for it.
-fn settle_later(name: &NodeName, votes: u32) -> Outcome {
-    let votes = votes.to_string();
-    let args = ["addnode", name.as_str(), "--settle", &votes];
-    // By this name it is found also after an upgrade has replaced its file.
-    program("/proc/self/exe", args).detach()
+    clusterconf::write(host, &conf.text())
 }
 
 /// What becomes of a request.
@@ -187,15 +174,10 @@ struct Decision {
     warnings: Vec<String>,
 }
 
-fn decide(host: &Host, args: &Addnode) -> Outcome<Decision> {
-    let mut conf = read_conf(host)?;
-    let fault = conf::verify(&conf, &System);
-    if !fault.errors.is_empty() {
-        return Err(invalid(&fault.errors, &fault.warnings));
-    }
-    let mut warnings = fault.warnings;
+fn decide(host: &Host, machine: &dyn Machine, args: &Addnode) -> Outcome<Decision> {
+    let (mut conf, mut warnings) = verified(host)?;
     let links = resolved(&conf, ClusterConf::addresses(&args.links.given()))?;
-    let present = ring::present(&conf)?;
+    let present = present(machine, &conf)?;
     let joiner = Joiner {
         name: args.node.clone(),
         id: args.nodeid,
@@ -229,29 +211,18 @@ fn decide(host: &Host, args: &Addnode) -> Outcome<Decision> {
     })
 }
 
-/// The cluster's configuration.
+/// The cluster's configuration, if a node can be entered into it, and what is doubtful in it.
 ///
 /// # Errors
-/// When this node is in no cluster, or the text can not be used.
-pub(super) fn read_conf(host: &Host) -> Outcome<ClusterConf> {
-    let path = host.paths.cluster_conf();
-    let Some(text) = files::read(&path)? else {
-        return Err(invalid(&["no nodes found".to_owned()], &[]));
-    };
-    ClusterConf::parse(&text)
-        .map_err(|error| Failure::refused(format!("can not use '{}': {error}", path.display())))
-}
-
-fn invalid(errors: &[String], warnings: &[String]) -> Failure {
-    let name = |kind: &str, list: &[String]| -> Vec<(String, String)> {
-        let numbered = list.iter().enumerate();
-        numbered
-            .map(|(number, text)| (format!("{kind}{number}"), text.clone()))
-            .collect()
-    };
-    let mut fields = name("error", errors);
-    fields.extend(name("warning", warnings));
-    Failure::refused("invalid corosync.conf").with_fields(fields)
+/// Its faults, one by one.
+pub fn verified(host: &Host) -> Outcome<(ClusterConf, Vec<String>)> {
+    let conf = clusterconf::read(host)?;
+    let fault = conf::verify(&conf, &System);
+    if fault.errors.is_empty() {
+        Ok((conf, fault.warnings))
+    } else {
+        Err(clusterconf::invalid(&fault.errors, &fault.warnings))
+    }
 }
 
 /// Addresses with host names replaced by what they stand for: the nodes may not resolve them alike.

@@ -2,24 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use corosync_lite::config::IpVersion;
 
 use super::change::{self, need_root, show_plan, undone_on_failure};
-use super::{prepare, show};
+use super::machine::{Machine, ThisMachine, wait_for_writable};
+use super::{show, updatecerts};
 use crate::cli::Create;
 use crate::conf::{self, FirstNode};
 use crate::failure::{Failure, Outcome};
-use crate::host::files::{self, KEY, PUBLIC, failed};
-use crate::host::pve::{self, State};
+use crate::host::files::{KEY, PUBLIC, failed};
+use crate::host::pve;
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
-use crate::host::{Host, local_addresses, resolve, ring, wait};
+use crate::host::{Host, clusterconf, local_addresses, resolve, ring};
 use crate::transaction::Transaction;
 use crate::value::Link;
 
-/// A cluster of one node takes changes within this time.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The database, and what its library keeps beside it.
 pub(super) const DATABASE: [&str; 3] = ["config.db", "config.db-wal", "config.db-shm"];
 
@@ -33,11 +31,13 @@ pub fn run(host: &Host, args: &Create) -> Outcome {
     if args.dry_run {
         return show_plan(&plan(host, &text));
     }
+    let machine = ThisMachine::watched()?;
     let _lock = change::begin(host)?;
     // Another command may have been faster.
     check(host, args)?;
     let command = format!("pvecm create {}", args.clustername);
-    undone_on_failure(host, &command, |transaction| make(host, &text, transaction))
+    let work = |transaction: &mut Transaction| make(host, &machine, &text, transaction);
+    undone_on_failure(host, &machine, &command, work)
 }
 
 /// Checks everything that can be checked before something changes, and returns the configuration.
@@ -114,69 +114,56 @@ fn own_links(links: BTreeMap<u8, Link>, local: &[IpAddr]) -> Outcome<BTreeMap<u8
     }
 }
 
-fn make(host: &Host, text: &str, transaction: &mut Transaction) -> Outcome {
+/// Makes a cluster of this node. What the steps write into the cluster file system goes with its
+/// database.
+pub(super) fn make(
+    host: &Host,
+    machine: &dyn Machine,
+    text: &str,
+    transaction: &mut Transaction,
+) -> Outcome {
     let paths = &host.paths;
-    // What the steps below write into the cluster file system goes with its database.
-    transaction.services(Verb::Stop, &[FILE_SYSTEM], Verb::Start)?;
+    let control = |verb: &str, units: &[&str]| machine.control(verb, units);
+    machine.step()?;
+    transaction.services_with(&control, Verb::Stop, &[FILE_SYSTEM], Verb::Start)?;
     for file in DATABASE {
         transaction.save(&paths.database(file))?;
     }
-    transaction.services(Verb::Start, &[FILE_SYSTEM], Verb::Stop)?;
-    wait_for_writable(host)?;
-    prepare::local(host, transaction)?;
+    machine.step()?;
+    transaction.services_with(&control, Verb::Start, &[FILE_SYSTEM], Verb::Stop)?;
+    wait_for_writable(host, machine)?;
+    machine.prepare(host, transaction)?;
+    machine.step()?;
     let key = paths.corosync("authkey");
+    transaction.make_directory(&paths.corosync(""))?;
+    transaction.save(&key)?;
     if !key.exists() {
-        files::make_directory(&paths.corosync(""))?;
-        transaction.save(&key)?;
         super::keygen::write(&key)?;
     }
     protect(&key)?;
+    machine.step()?;
     let conf = paths.cluster_conf();
     show(&format!("Writing corosync config to {}\n", conf.display()))?;
     // The file system of a node that is alone does not write this one.
     transaction.replace(&paths.corosync("corosync.conf"), text.as_bytes(), PUBLIC)?;
-    write_conf(host, text.as_bytes())?;
-    prepare::cluster(host)?;
+    machine.step()?;
+    clusterconf::write(host, text.as_bytes())?;
+    machine.step()?;
+    for file in updatecerts::own_files(paths) {
+        transaction.save(&file)?;
+    }
+    machine.cluster_files(host)?;
+    machine.step()?;
     show("Restart corosync and cluster filesystem\n")?;
-    transaction.services(Verb::Restart, &[MESSAGING, FILE_SYSTEM], Verb::Stop)?;
-    wait_for_writable(host)?;
+    let units = [MESSAGING, FILE_SYSTEM];
+    transaction.services_with(&control, Verb::Restart, &units, Verb::Stop)?;
+    wait_for_writable(host, machine)?;
     match pve::members(paths)?.cluster {
         Some(cluster) if cluster.quorate == 1 => Ok(()),
         _ => Err(Failure::failed(
             "the cluster file system runs, but not in the new cluster: see 'journalctl -u pve-cluster'",
         )),
     }
-}
-
-/// Writes the cluster's configuration, as administrators are told to: beside, then renamed.
-///
-/// # Errors
-/// When the cluster file system refuses it.
-pub fn write_conf(host: &Host, text: &[u8]) -> Outcome {
-    let (conf, new) = (
-        host.paths.cluster_conf(),
-        host.paths.pve("corosync.conf.new"),
-    );
-    let written = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &conf));
-    written.map_err(|error| {
-        drop(std::fs::remove_file(&new));
-        failed("write", &conf, &error)
-    })
-}
-
-/// Waits until the cluster file system takes changes.
-///
-/// # Errors
-/// When it does not in time.
-pub(super) fn wait_for_writable(host: &Host) -> Outcome {
-    let writable = || (pve::state(&host.paths) == State::Writable).then_some(());
-    wait::until(PATIENCE, writable).ok_or_else(|| {
-        Failure::failed(format!(
-            "the cluster file system takes no changes after {} seconds: see 'journalctl -u corosync -u \
-             pve-cluster'",
-            PATIENCE.as_secs()
-        ))
-    })
 }
 
 fn protect(key: &std::path::Path) -> Outcome {

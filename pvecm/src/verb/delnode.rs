@@ -7,15 +7,15 @@
 
 use std::time::Duration;
 
-use super::addnode::read_conf;
 use super::change::{self, need_root, show_plan};
-use super::create::write_conf;
 use super::leftovers::Leftovers;
+use super::machine::{Machine, ThisMachine, await_version, present};
 use super::show;
 use crate::cli::Delnode;
 use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, pve, ring, wait};
+use crate::host::{Host, clusterconf, pve, wait};
+use crate::transaction::Transaction;
 
 /// A node that was put out of the ring is gone within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -38,7 +38,7 @@ pub fn run(host: &Host, args: &Delnode) -> Outcome {
     if args.dry_run {
         return show_plan(&plan(host, args)?);
     }
-    let removed = remove(host, args)?;
+    let removed = remove(host, &ThisMachine::watched()?, args)?;
     for line in &removed.done {
         show(&format!("{line}\n"))?;
     }
@@ -52,21 +52,30 @@ pub fn run(host: &Host, args: &Delnode) -> Outcome {
 ///
 /// # Errors
 /// When it is not known or is this one, when there is no quorum, or a step fails.
-pub fn remove(host: &Host, args: &Delnode) -> Outcome<Removed> {
+pub fn remove(host: &Host, machine: &dyn Machine, args: &Delnode) -> Outcome<Removed> {
     refuse_self(host, args)?;
     pve::need_quorum(&host.paths)?;
     let _node_lock = change::begin(host)?;
-    let _conf_lock = change::lock_conf(host)?;
+    let conf_lock = clusterconf::lock(host)?;
     let (mut conf, node) = check(host, args)?;
     let others = conf.nodes();
     conf.remove_node(&node.name).map_err(Failure::refused)?;
-    write_conf(host, &conf.text())?;
-    let mut removed = Removed::default();
     let name = &node.name;
+    let command = format!("pvecm delnode {name}");
+    let work = |transaction: &mut Transaction| {
+        machine.step()?;
+        transaction.write_conf(host, &conf.text())?;
+        machine.step()?;
+        await_goodbye(machine, &conf, &node, &others)
+    };
+    // Until here it can come back as if nothing had been; after that all goes on to its end.
+    let found = change::undone(host, machine, &command, conf_lock, work)
+        .map_err(|undone| undone.within(host, &format!("node '{name}' was not taken out")))?;
+    let mut removed = Removed::default();
     removed
         .done
         .push(format!("node '{name}' is out of the configuration"));
-    match put_out(&conf, &node, &others) {
+    match found.and_then(|id| id.map_or(Ok(Vec::new()), |id| put_out(machine, id))) {
         Ok(lines) => removed.done.extend(lines),
         Err(failure) => removed.remains.push(format!(
             "{failure}; stop corosync on '{name}' before it is used again"
@@ -99,7 +108,7 @@ fn refuse_self(host: &Host, args: &Delnode) -> Outcome {
 }
 
 fn check(host: &Host, args: &Delnode) -> Outcome<(ClusterConf, NodeEntry)> {
-    let conf = read_conf(host)?;
+    let conf = clusterconf::read(host)?;
     let name = args.node.as_str();
     let node = conf.node(name).ok_or_else(|| {
         Failure::refused(format!(
@@ -115,14 +124,33 @@ fn check(host: &Host, args: &Delnode) -> Outcome<(ClusterConf, NodeEntry)> {
     Ok((conf, node))
 }
 
-/// Ends the messaging daemon of a node that is in the configuration no more, if it runs.
-fn put_out(conf: &ClusterConf, node: &NodeEntry, before: &[NodeEntry]) -> Outcome<Vec<String>> {
+/// Whether the messaging daemon of a node that is in the configuration no more has to be ended: its
+/// number, once its vote is not needed any more; or why nobody can tell.
+///
+/// # Errors
+/// When the command is to end.
+fn await_goodbye(
+    machine: &dyn Machine,
+    conf: &ClusterConf,
+    node: &NodeEntry,
+    before: &[NodeEntry],
+) -> Outcome<Outcome<Option<u32>>> {
+    let found = goodbye(machine, conf, node, before);
+    // Whatever did not succeed because of that.
+    machine.step().map(|()| found)
+}
+
+fn goodbye(
+    machine: &dyn Machine,
+    conf: &ClusterConf,
+    node: &NodeEntry,
+    before: &[NodeEntry],
+) -> Outcome<Option<u32>> {
     let Some(id) = node.id else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
-    let joined = || ring::is_joined(id).map(|joined| joined.then_some(()));
-    if joined()?.is_none() {
-        return Ok(Vec::new());
+    if !machine.is_joined(id)? {
+        return Ok(None);
     }
     let shares = before
         .iter()
@@ -135,14 +163,19 @@ fn put_out(conf: &ClusterConf, node: &NodeEntry, before: &[NodeEntry]) -> Outcom
     }
     // Its vote may be needed until all have the new configuration, which does not count it.
     let expected: u32 = before.iter().map(|node| node.votes).sum();
-    let others = ring::present(conf)?;
+    let others = present(machine, conf)?;
     let present: u32 = others.iter().map(|node| node.votes).sum();
     if present <= expected / 2 {
-        ring::await_version(conf.version(), PATIENCE)?;
+        await_version(machine, conf.version(), PATIENCE)?;
     }
-    ring::kill(id)?;
-    let gone = || (!ring::is_joined(id).unwrap_or(true)).then_some(());
-    wait::until(PATIENCE, gone)
+    Ok(Some(id))
+}
+
+/// Ends the messaging daemon of a node.
+fn put_out(machine: &dyn Machine, id: u32) -> Outcome<Vec<String>> {
+    machine.kill(id)?;
+    let gone = || (!machine.is_joined(id).unwrap_or(true)).then_some(());
+    wait::until(machine.patience(PATIENCE), gone)
         .ok_or_else(|| Failure::failed(format!("node {id} is still in the ring of this node")))?;
     Ok(vec![format!("Killing node {id}")])
 }

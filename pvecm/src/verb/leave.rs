@@ -6,28 +6,20 @@
 use std::fs;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
-use std::process::Child;
-use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-
-use super::change::{self, need_root, show_plan, undone_on_failure};
-use super::create::{DATABASE, wait_for_writable};
+use super::change::{self, need_root, show_plan, tell, undone_on_failure};
+use super::create::DATABASE;
+use super::machine::{Machine, ThisMachine, wait_for_writable};
 use super::{prepare, show};
 use crate::cli::Leave;
 use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
-use crate::host::command::program;
 use crate::host::files::{self, SECRET, failed};
 use crate::host::pve::{self, State};
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
-use crate::host::{Host, calendar, ring, wait};
+use crate::host::{Host, calendar, ring};
 use crate::ssh;
 use crate::transaction::Transaction;
-
-/// The cluster file system mounts, and goes, within this time.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Separates this node, as the command does it.
 ///
@@ -46,10 +38,18 @@ pub fn run(host: &Host, args: &Leave) -> Outcome {
     if !args.yes {
         ask()?;
     }
+    let machine = ThisMachine::watched()?;
     let _lock = change::begin(host)?;
-    let is_out = farewell.say(host)?;
-    let work = |transaction: &mut Transaction| separate(host, transaction);
-    let backup = undone_on_failure(host, "pvecm leave", work)?;
+    let is_out = farewell.say(host, &machine)?;
+    let work = |transaction: &mut Transaction| separate(host, &machine, transaction);
+    let backup = undone_on_failure(host, &machine, "pvecm leave", work).inspect_err(|_| {
+        if is_out {
+            tell(
+                "the other nodes do not expect this one any more: run 'pvecm leave' again, it does the \
+                 rest",
+            );
+        }
+    })?;
     show(&format!(
         "this node is in no cluster any more; the database of before is in '{}'\n",
         backup.display()
@@ -170,7 +170,7 @@ impl Farewell {
     }
 
     /// Has another node take this one out. Whether that is done.
-    fn say(&self, host: &Host) -> Outcome<bool> {
+    fn say(&self, host: &Host, machine: &dyn Machine) -> Outcome<bool> {
         if !self.quorate {
             return Ok(false);
         }
@@ -179,6 +179,7 @@ impl Farewell {
             let name = &other.name;
             let address = members.get(name).and_then(|member| member.ip);
             let Some(address) = address else { continue };
+            machine.step()?;
             let command = format!("pvecm delnode {} --purge", host.name);
             match prepare::run_on(host, name, address, &command) {
                 Ok(said) => {
@@ -211,33 +212,44 @@ fn ask() -> Outcome {
 }
 
 /// Forgets the cluster. Returns where the database of before is.
-fn separate(host: &Host, transaction: &mut Transaction) -> Outcome<PathBuf> {
+pub(super) fn separate(
+    host: &Host,
+    machine: &dyn Machine,
+    transaction: &mut Transaction,
+) -> Outcome<PathBuf> {
     let paths = &host.paths;
-    transaction.services(Verb::Stop, &[FILE_SYSTEM, MESSAGING], Verb::Start)?;
+    let control = |verb: &str, units: &[&str]| machine.control(verb, units);
+    machine.step()?;
+    let units = [FILE_SYSTEM, MESSAGING];
+    transaction.services_with(&control, Verb::Stop, &units, Verb::Start)?;
+    machine.step()?;
     for file in DATABASE {
         transaction.save(&paths.database(file))?;
     }
-    let backup = keep_database(host)?;
+    let backup = keep_database(host, transaction)?;
+    machine.step()?;
     for directory in [paths.corosync(""), paths.at("var/lib/corosync")] {
         for file in plain_files(&directory)? {
             transaction.remove(&file)?;
+            machine.step()?;
         }
     }
-    in_local_mode(host, || forget_cluster(host))?;
-    transaction.services(Verb::Start, &[FILE_SYSTEM], Verb::Stop)?;
-    wait_for_writable(host)?;
+    machine.alone(host, &mut || forget_cluster(host, machine))?;
+    machine.step()?;
+    transaction.services_with(&control, Verb::Start, &[FILE_SYSTEM], Verb::Stop)?;
+    wait_for_writable(host, machine)?;
     Ok(backup)
 }
 
 /// Copies the database, which nobody uses now.
-fn keep_database(host: &Host) -> Outcome<PathBuf> {
+fn keep_database(host: &Host, transaction: &mut Transaction) -> Outcome<PathBuf> {
     let directory = host.paths.database("backup");
-    files::make_directory(&directory)?;
+    transaction.make_directory(&directory)?;
     let time = calendar().as_secs();
     for file in DATABASE {
         if let Some(content) = files::read(&host.paths.database(file))? {
             let name = file.replace("config.db", &format!("config-{time}.db"));
-            files::replace(&directory.join(name), &content, SECRET)?;
+            transaction.replace(&directory.join(name), &content, SECRET)?;
         }
     }
     Ok(directory.join(format!("config-{time}.db")))
@@ -260,34 +272,8 @@ fn plain_files(directory: &std::path::Path) -> Outcome<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Does `work` while the cluster file system serves this node alone, whatever its tree says.
-fn in_local_mode(host: &Host, work: impl FnOnce() -> Outcome) -> Outcome {
-    // It ends with this process, however that ends.
-    let args = ["--pdeathsig", "TERM", "pmxcfs", "-l", "-f"];
-    let mut local = program("setpriv", args).spawn()?;
-    let done = wait_for_writable(host).and_then(|()| work());
-    let ended = end(&mut local);
-    done.and(ended)
-}
-
-fn end(local: &mut Child) -> Outcome {
-    let unable = |what: &str| Failure::failed(format!("'pmxcfs -l' can not be ended: {what}"));
-    let pid = i32::try_from(local.id()).map_err(|error| unable(&error.to_string()))?;
-    // If it has ended by itself, the wait tells.
-    kill(Pid::from_raw(pid), Signal::SIGTERM).ok();
-    let ended = wait::until(PATIENCE, || local.try_wait().ok().flatten());
-    let status = ended.ok_or_else(|| unable("it goes on"))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Failure::failed(format!(
-            "'pmxcfs -l' failed: {status}: see 'journalctl -t pmxcfs'"
-        )))
-    }
-}
-
 /// Takes the cluster out of the tree.
-fn forget_cluster(host: &Host) -> Outcome {
+fn forget_cluster(host: &Host, machine: &dyn Machine) -> Outcome {
     files::remove(&host.paths.cluster_conf())?;
     let nodes = host.paths.pve("nodes");
     let listed = fs::read_dir(&nodes).map_err(|error| failed("list", &nodes, &error))?;
@@ -297,6 +283,7 @@ fn forget_cluster(host: &Host) -> Outcome {
         if name == host.name.as_str() {
             continue;
         }
+        machine.step()?;
         // Its directory says which keys are its own.
         if let Ok(node) = name.parse() {
             ssh::purge(host, &node)?;

@@ -7,15 +7,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::addnode::{System, read_conf, resolved};
-use super::change::{self, need_root};
-use super::create::write_conf;
+use super::addnode::{System, resolved};
+use super::change::{self, need_root, tell};
 use super::diff::diff;
+use super::machine::{Machine, ThisMachine, look_for, present};
 use super::show;
 use crate::cli::{LinkAction, LinkChange};
 use crate::conf::{self, ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, local_addresses, pve, ring, wait};
+use crate::host::lock::ClusterLock;
+use crate::host::{Host, clusterconf, local_addresses, pve, wait};
+use crate::transaction::Transaction;
 use crate::value::is_address;
 
 /// Nodes take a version within this time. Two of them and the way back have to be done before the
@@ -30,20 +32,17 @@ pub fn run(host: &Host, args: &LinkChange) -> Outcome {
     need_root()?;
     pve::need_quorum(&host.paths)?;
     if args.dry_run {
-        let conf = read_conf(host)?;
+        let conf = clusterconf::read(host)?;
         return show_steps(&conf, &steps(host, &conf, &args.action)?);
     }
+    let machine = ThisMachine::watched()?;
     let _node_lock = change::begin(host)?;
-    let _conf_lock = change::lock_conf(host)?;
-    let conf = read_conf(host)?;
+    let conf_lock = clusterconf::lock(host)?;
+    let conf = clusterconf::read(host)?;
     let steps = steps(host, &conf, &args.action)?;
     show_steps(&conf, &steps)?;
-    let there = ring::present(&conf)?;
-    for step in &steps {
-        if let Err(failure) = take(host, step, &there) {
-            return Err(go_back(host, &conf, step, &there, &failure));
-        }
-    }
+    let there = present(&machine, &conf)?;
+    follow(host, &machine, conf_lock, &conf, &steps, &there)?;
     for node in conf.nodes().iter().filter(|node| !there.contains(node)) {
         eprintln!(
             "node '{}' is not there; it takes the change when it is back",
@@ -51,6 +50,33 @@ pub fn run(host: &Host, args: &LinkChange) -> Outcome {
         );
     }
     Ok(())
+}
+
+/// Puts one configuration after the other in force.
+pub(super) fn follow(
+    host: &Host,
+    machine: &dyn Machine,
+    lock: Option<ClusterLock>,
+    old: &ClusterConf,
+    steps: &[ClusterConf],
+    there: &[NodeEntry],
+) -> Outcome {
+    let take_all = |transaction: &mut Transaction| {
+        steps.iter().try_for_each(|step| {
+            machine.step()?;
+            transaction.write_conf(host, &step.text())?;
+            let look = || not_taken(machine, step, there);
+            let missing = look_for(machine, PATIENCE, || look().is_empty().then_some(()))?;
+            missing.ok_or_else(|| Failure::failed(look().join("\n")))
+        })
+    };
+    change::undone(host, machine, "pvecm link", lock, take_all).map_err(|undone| {
+        tell(&undone.failure.to_string());
+        if !undone.left.is_empty() {
+            return undone.within(host, "the change was not made");
+        }
+        gone_back(host, machine, old, there)
+    })
 }
 
 /// The configurations that lead to what is wanted, one after the other.
@@ -176,22 +202,16 @@ fn show_steps(conf: &ClusterConf, steps: &[ClusterConf]) -> Outcome {
     Ok(())
 }
 
-/// Writes a configuration and watches the nodes take it.
-fn take(host: &Host, step: &ClusterConf, there: &[NodeEntry]) -> Outcome {
-    write_conf(host, &step.text())?;
-    let mut missing = Vec::new();
-    let taken = wait::until(PATIENCE, || {
-        missing = not_taken(step, there).unwrap_or_else(|failure| vec![failure.to_string()]);
-        missing.is_empty().then_some(())
-    });
-    taken.ok_or_else(|| Failure::failed(missing.join("\n")))
+/// What is not yet as the configuration says.
+fn not_taken(machine: &dyn Machine, step: &ClusterConf, there: &[NodeEntry]) -> Vec<String> {
+    let missing = missing(machine, step, there);
+    missing.unwrap_or_else(|failure| vec![failure.to_string()])
 }
 
-/// What is not yet as the configuration says.
-fn not_taken(step: &ClusterConf, there: &[NodeEntry]) -> Outcome<Vec<String>> {
+fn missing(machine: &dyn Machine, step: &ClusterConf, there: &[NodeEntry]) -> Outcome<Vec<String>> {
     let ids: Vec<u32> = there.iter().filter_map(|node| node.id).collect();
-    let versions = ring::versions(&ids)?;
-    let own = ring::own_id()?;
+    let versions = machine.versions(&ids)?;
+    let own = machine.own_id()?;
     let mut missing = Vec::new();
     for (node, id) in there.iter().zip(&ids) {
         let name = &node.name;
@@ -205,7 +225,7 @@ fn not_taken(step: &ClusterConf, there: &[NodeEntry]) -> Outcome<Vec<String>> {
             Some(_) => {
                 let there = step.node(name).unwrap_or_else(|| node.clone());
                 let addresses = resolved(step, there.addresses)?;
-                let down = ring::links_down(*id, &addresses)?;
+                let down = machine.links_down(*id, &addresses)?;
                 missing.extend(
                     down.into_iter()
                         .map(|link| format!("node '{name}' is not reached on link {link}")),
@@ -216,29 +236,38 @@ fn not_taken(step: &ClusterConf, there: &[NodeEntry]) -> Outcome<Vec<String>> {
     Ok(missing)
 }
 
-/// Writes the old configuration again, as the newest version.
-fn go_back(
+/// Watches the nodes take the old configuration again.
+fn gone_back(
     host: &Host,
+    machine: &dyn Machine,
     old: &ClusterConf,
-    step: &ClusterConf,
     there: &[NodeEntry],
-    failure: &Failure,
 ) -> Failure {
-    eprintln!("{failure}");
-    eprintln!("not all nodes have taken the change; going back to the old configuration");
-    let mut back = old.clone();
-    back.raise_above(step);
-    let restored = take(host, &back, there);
-    match restored {
-        Ok(()) => Failure::failed(format!(
+    let back = match clusterconf::read(host) {
+        Ok(back) => back,
+        Err(failure) => return failure,
+    };
+    if back.version() == old.version() {
+        return Failure::failed("nothing was changed");
+    }
+    tell("not all nodes have taken the change; going back to the old configuration");
+    let mut missing = Vec::new();
+    // Who has asked for an end has to be told how it ended.
+    let taken = wait::until(machine.patience(PATIENCE), || {
+        missing = not_taken(machine, &back, there);
+        missing.is_empty().then_some(())
+    });
+    match taken {
+        Some(()) => Failure::failed(format!(
             "the change was taken back; version {} is as version {} was",
             back.version(),
             old.version()
         )),
-        Err(failure) => Failure::failed(format!(
-            "the change was to be taken back with version {}, but not all nodes have that: {failure}; \
+        None => Failure::failed(format!(
+            "the change was to be taken back with version {}, but not all nodes have that: {}; \
              see 'pvecm status' and 'journalctl -u corosync' there",
-            back.version()
+            back.version(),
+            missing.join("\n")
         )),
     }
 }

@@ -13,6 +13,7 @@ pub mod keygen;
 pub mod leave;
 pub mod leftovers;
 pub mod link;
+pub mod machine;
 pub mod mtunnel;
 pub mod nextid;
 pub mod nodes;
@@ -22,6 +23,9 @@ pub mod status;
 pub mod token;
 pub mod updatecerts;
 pub mod wait_quorum;
+
+#[cfg(test)]
+mod tests;
 
 use crate::failure::{Failure, Outcome};
 

@@ -14,10 +14,11 @@ use crate::cli::{Addnode, Delnode, Serve};
 use crate::failure::{Failure, Outcome};
 use crate::host::pve::{self, State};
 use crate::host::{Host, calendar};
+use crate::info::Admitted;
 use crate::serve::task::{self, Upid, Work};
 use crate::serve::{Actions, Limits, NodeUsers, Server, serve};
 use crate::value::NodeName;
-use crate::verb::addnode::Admitted;
+use crate::verb::machine::ThisMachine;
 use crate::verb::updatecerts::{self, UpdateOptions};
 
 /// How often keys and certificates are looked at.
@@ -170,7 +171,7 @@ struct Commands {
 
 impl Actions for Commands {
     fn admit(&self, joiner: &Addnode) -> Outcome<Admitted> {
-        super::addnode::admit(&self.host, joiner)
+        super::addnode::admit(&self.host, &ThisMachine::unwatched(), joiner)
     }
 
     fn remove(&self, node: &NodeName) -> Outcome {
@@ -180,7 +181,7 @@ impl Actions for Commands {
             force: false,
             dry_run: false,
         };
-        let removed = super::delnode::remove(&self.host, &args)?;
+        let removed = super::delnode::remove(&self.host, &ThisMachine::unwatched(), &args)?;
         for line in removed.done.iter().chain(&removed.remains) {
             tracing::info!("{line}");
         }

@@ -21,10 +21,10 @@ use tokio::sync::oneshot;
 use pvecm::cli::Addnode;
 use pvecm::failure::{Failure, Outcome};
 use pvecm::host::{Host, Paths};
+use pvecm::info::Admitted;
 use pvecm::serve::task::{self, Upid, Work};
 use pvecm::serve::{Actions, Limits, Passwords, Server, serve};
 use pvecm::value::{Fingerprint, NodeName};
-use pvecm::verb::addnode::Admitted;
 
 pub const PASSWORD: &str = "a pass&word=\u{e4}%+";
 const CONF: &str = "totem {\n  cluster_name: lab\n  config_version: 1\n  interface {\n    linknumber: \

@@ -37,7 +37,7 @@ fn a_node_with_a_full_disk_is_read_only_until_there_is_space() {
         while file.write_all(&[0; 4096]).is_ok() {}
         cluster.await_writable(2, false).unwrap();
         // The others go on without it.
-        progress.await_more(200);
+        progress.await_more(200).unwrap();
         assert_eq!(fs::read(cluster.path(2, "f")).unwrap(), b"before");
         let refused = files::errno(files::replace(&cluster.path(2, "f"), b"lost"));
         assert!(matches!(refused, Errno::ENOSPC | Errno::EIO), "{refused}");

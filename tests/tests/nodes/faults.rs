@@ -141,7 +141,7 @@ fn killed_daemons_lose_nothing_that_was_acknowledged() {
     for id in NODES {
         load.during(|progress| {
             cluster.pmxcfs[id - 1].take().unwrap().kill();
-            progress.await_more(20);
+            progress.await_more(20).unwrap();
             cluster.start_pmxcfs(id, &[]).unwrap();
             cluster.await_writable(id, true).unwrap();
         });
@@ -151,7 +151,7 @@ fn killed_daemons_lose_nothing_that_was_acknowledged() {
         load.during_loss_of(id, |progress| {
             drop(cluster.corosync[id - 1].take());
             cluster.await_writable(id, false).unwrap();
-            progress.await_more(20);
+            progress.await_more(20).unwrap();
             cluster.start_corosync(id).unwrap();
             cluster.await_writable(id, true).unwrap();
         });
@@ -170,7 +170,7 @@ fn cut_links_lose_nothing_that_was_acknowledged() {
         load.during_loss_of(id, |progress| {
             cluster.lab.isolate(id).unwrap();
             cluster.await_writable(id, false).unwrap();
-            progress.await_more(20);
+            progress.await_more(20).unwrap();
             cluster.lab.heal().unwrap();
             cluster.await_writable(id, true).unwrap();
         });
@@ -213,7 +213,7 @@ fn one_of_two_links_is_enough() {
     load.during(|progress| {
         for link in 0..LINKS {
             cluster.lab.set_cable(2, link, false).unwrap();
-            progress.await_more(300);
+            progress.await_more(300).unwrap();
             for id in NODES {
                 let state = QuorumState::of(cluster.lab.host(id)).unwrap();
                 assert!(state.quorate && state.votes == 3, "n{id}: {state:?}");

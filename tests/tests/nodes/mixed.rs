@@ -144,7 +144,7 @@ fn cut_links_between_two_implementations_lose_nothing_that_was_acknowledged() {
             load.during_loss_of(id, |progress| {
                 cluster.lab.isolate(id).unwrap();
                 cluster.await_writable(id, false).unwrap();
-                progress.await_more(20);
+                progress.await_more(20).unwrap();
                 cluster.lab.heal().unwrap();
                 cluster.await_writable(id, true).unwrap();
             });
@@ -161,7 +161,7 @@ fn killed_daemons_of_two_implementations_lose_nothing_that_was_acknowledged() {
         for id in NODES {
             load.during(|progress| {
                 mixed.cluster.pmxcfs[id - 1].take().unwrap().kill();
-                progress.await_more(20);
+                progress.await_more(20).unwrap();
                 mixed.cluster.start_pmxcfs(id, &[]).unwrap();
                 mixed.cluster.await_writable(id, true).unwrap();
             });
@@ -169,7 +169,7 @@ fn killed_daemons_of_two_implementations_lose_nothing_that_was_acknowledged() {
             load.check(&mixed.cluster);
             load.during(|progress| {
                 mixed.end(id);
-                progress.await_more(20);
+                progress.await_more(20).unwrap();
                 mixed.cluster.start_pmxcfs(id, &[]).unwrap();
                 mixed.cluster.await_writable(id, true).unwrap();
             });
@@ -180,7 +180,7 @@ fn killed_daemons_of_two_implementations_lose_nothing_that_was_acknowledged() {
             load.during_loss_of(id, |progress| {
                 drop(mixed.cluster.corosync[id - 1].take());
                 mixed.cluster.await_writable(id, false).unwrap();
-                progress.await_more(20);
+                progress.await_more(20).unwrap();
                 mixed.cluster.start_corosync(id).unwrap();
                 mixed.cluster.await_writable(id, true).unwrap();
             });

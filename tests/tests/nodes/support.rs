@@ -1,10 +1,7 @@
 //! What the tests of three nodes share.
 
 use std::fs;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use tests::cluster::{Cluster, SYNC_DEADLINE};
@@ -12,8 +9,8 @@ use tests::compare::equal_trees;
 use tests::corosync::Settings;
 use tests::daemon::binary;
 use tests::lab::{Requirement, available};
-use tests::load::Writer;
-use tests::wait::{eventually, eventually_ok};
+use tests::wait::eventually_ok;
+use tests::writers::{Progress, Writers};
 
 /// All nodes.
 pub(crate) const NODES: [usize; 3] = [1, 2, 3];
@@ -71,10 +68,8 @@ pub(crate) fn gone_on_all(cluster: &Cluster, path: &str) {
     });
 }
 
-/// One writer on each of these nodes, each in a directory `load-ID` that all nodes see.
-pub(crate) struct Load {
-    writers: Vec<(usize, Writer)>,
-}
+/// Writers on some nodes of a cluster.
+pub(crate) struct Load(Writers);
 
 impl Load {
     pub(crate) fn new(cluster: &Cluster, nodes: &[usize]) -> Self {
@@ -83,116 +78,37 @@ impl Load {
 
     /// The same where another implementation runs on some nodes.
     pub(crate) fn with_peers(cluster: &Cluster, nodes: &[usize], peers: &[usize]) -> Self {
-        let writers = nodes.iter().map(|id| {
-            let dir = cluster.path(*id, format!("load-{id}"));
-            fs::create_dir(&dir).unwrap();
-            let writer = Writer::new(dir, u64::try_from(*id).unwrap());
-            let peer = peers.contains(id);
-            (*id, if peer { writer.in_pieces() } else { writer })
-        });
-        Self {
-            writers: writers.collect(),
-        }
+        let roots = nodes.iter().map(|id| (*id, cluster.path(*id, "")));
+        Self(Writers::new(roots).unwrap().with_peers(peers))
     }
 
     /// The same while a node loses contact to the others: what its writer was told last before
     /// that can be lost.
     pub(crate) fn during_loss_of(&mut self, cut: usize, disturb: impl FnOnce(&Progress)) {
-        self.set_loses_last(Some(cut));
+        self.0.set_loses_last(Some(cut));
         self.during(disturb);
-        self.set_loses_last(None);
-    }
-
-    fn set_loses_last(&mut self, cut: Option<usize>) {
-        for (id, writer) in &mut self.writers {
-            writer.set_loses_last(Some(*id) == cut);
-        }
+        self.0.set_loses_last(None);
     }
 
     /// Lets the writers work while `disturb` does its part, and for another moment.
     pub(crate) fn during(&mut self, disturb: impl FnOnce(&Progress)) {
-        let progress = Progress::default();
-        thread::scope(|scope| {
-            for (_, writer) in &mut self.writers {
-                let progress = &progress;
-                scope.spawn(move || progress.write(writer));
-            }
-            // Also when it panics the writers have to end, or nobody would ever hear of it.
-            let _end = EndOnDrop(&progress);
-            progress.await_more(10);
-            disturb(&progress);
-            progress.await_more(10);
-        });
+        self.0.during(disturb).unwrap();
     }
 
     /// Waits for equal nodes, then checks that every node has what was acknowledged.
     pub(crate) fn check(&mut self, cluster: &Cluster) {
         cluster.await_equal().unwrap();
-        self.check_writers(cluster);
+        self.0.check(&roots(cluster)).unwrap();
     }
 
     /// The same without a look at the databases, when one is not where they usually are.
     pub(crate) fn check_trees(&mut self, cluster: &Cluster) {
-        let roots = NODES.map(|id| cluster.path(id, ""));
+        let roots = roots(cluster);
         eventually_ok(SYNC_DEADLINE, "equal trees", || equal_trees(&roots)).unwrap();
-        self.check_writers(cluster);
-    }
-
-    fn check_writers(&mut self, cluster: &Cluster) {
-        for (id, writer) in &mut self.writers {
-            for node in NODES {
-                writer
-                    .check(&cluster.path(node, format!("load-{id}")))
-                    .unwrap();
-            }
-        }
+        self.0.check(&roots).unwrap();
     }
 }
 
-/// How far writers are.
-#[derive(Default)]
-pub(crate) struct Progress {
-    acknowledged: AtomicUsize,
-    end: AtomicBool,
-}
-
-impl Progress {
-    fn write(&self, writer: &mut Writer) {
-        let root = writer.dir().parent().unwrap().to_owned();
-        while !self.end.load(Ordering::Relaxed) {
-            if writer.step().is_ok() {
-                self.acknowledged.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            // Most changes fail until the node takes changes again.
-            let serves = || {
-                self.end.load(Ordering::Relaxed)
-                    || fs::symlink_metadata(root.join("local"))
-                        .is_ok_and(|it| !it.permissions().readonly())
-            };
-            eventually(
-                Duration::from_secs(600),
-                "a node that takes changes",
-                serves,
-            )
-            .unwrap();
-        }
-    }
-
-    /// Waits until so many further changes were acknowledged.
-    pub(crate) fn await_more(&self, count: usize) {
-        let goal = self.acknowledged.load(Ordering::Relaxed) + count;
-        eventually(SYNC_DEADLINE, "acknowledged changes", || {
-            self.acknowledged.load(Ordering::Relaxed) >= goal
-        })
-        .unwrap();
-    }
-}
-
-struct EndOnDrop<'a>(&'a Progress);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.end.store(true, Ordering::Relaxed);
-    }
+fn roots(cluster: &Cluster) -> [PathBuf; NODES.len()] {
+    NODES.map(|id| cluster.path(id, ""))
 }

@@ -5,7 +5,7 @@ use std::fs;
 use tests::services::Messaging::{Corosync, Lite};
 use tests::services::PveLab;
 
-use crate::support::{Load, all_vote, await_text, cluster, join};
+use crate::support::{all_vote, await_text, check, cluster, join, writers};
 
 const CONF: &str = "/etc/corosync/corosync.conf";
 const NODES: [usize; 5] = [1, 2, 3, 4, 5];
@@ -20,20 +20,21 @@ fn five_nodes_are_changed_while_they_are_written_to() {
         nodes.pvecm(id, "updatecerts --silent").unwrap();
         nodes.host(id).sh_ok("systemctl start ssh").unwrap();
     }
-    let mut load = Load::new(&nodes, &[1, 2]);
-    load.during(|| links(&nodes));
-    load.check(&nodes, &NODES);
+    let mut load = writers(&nodes, &[1, 2]);
+    load.during(|_| links(&nodes)).unwrap();
+    check(&mut load, &nodes, &NODES);
 
     // One dies and is removed.
     nodes.power_off(4);
-    load.during(|| {
+    load.during(|_| {
         nodes.await_online(&[1, 2, 3, 5]).unwrap();
         nodes.pvecm(2, "delnode n4 --purge").unwrap();
         await_text(&nodes, &[1, 2, 3, 5], CONF, "name: n5");
-    });
+    })
+    .unwrap();
     assert!(!nodes.path(1, "nodes/n4").exists());
-    load.during(|| separate_and_rejoin(&nodes));
-    load.check(&nodes, &[1, 2, 3, 5]);
+    load.during(|_| separate_and_rejoin(&nodes)).unwrap();
+    check(&mut load, &nodes, &[1, 2, 3, 5]);
 
     // Half of them fail: nothing can be written until fewer votes are expected.
     for id in [3, 5] {
@@ -45,16 +46,17 @@ fn five_nodes_are_changed_while_they_are_written_to() {
     assert!(fs::write(nodes.path(1, "refused"), "x").is_err());
     nodes.host(1).sh_ok("corosync-quorumtool -e 2").unwrap();
     nodes.await_online(&[1, 2]).unwrap();
-    load.during(|| {
+    load.during(|_| {
         fs::write(nodes.path(2, "accepted"), "x").unwrap();
-    });
+    })
+    .unwrap();
     for id in [3, 5] {
         nodes.boot(id).unwrap();
         nodes.host(id).sh_ok(&third_network(id)).unwrap();
     }
     nodes.await_online(&[1, 2, 3, 5]).unwrap();
     nodes.await_equal(&[1, 2, 3, 5]).unwrap();
-    load.check(&nodes, &[1, 2, 3, 5]);
+    check(&mut load, &nodes, &[1, 2, 3, 5]);
     assert!(nodes.path(5, "accepted").exists());
 }
 

@@ -1,15 +1,12 @@
 //! What the tests of this folder share.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use tests::cluster::SYNC_DEADLINE;
 use tests::lab::{Requirement, available};
-use tests::load::Writer;
 use tests::services::{Messaging, PveLab};
-use tests::wait::{eventually, eventually_ok};
+use tests::wait::eventually_ok;
+use tests::writers::Writers;
 
 /// What nodes need of the machine.
 const ALL: [Requirement; 4] = [
@@ -102,94 +99,14 @@ pub(crate) fn fails(nodes: &PveLab, id: usize, args: &str, code: i32) -> String 
     said
 }
 
-/// One writer on each of these nodes, each in a directory of its own.
-pub(crate) struct Load {
-    writers: Vec<(usize, Writer)>,
+/// Writers on these nodes.
+pub(crate) fn writers(nodes: &PveLab, ids: &[usize]) -> Writers {
+    Writers::new(ids.iter().map(|id| (*id, nodes.path(*id, "")))).unwrap()
 }
 
-impl Load {
-    pub(crate) fn new(nodes: &PveLab, ids: &[usize]) -> Self {
-        let writers = ids.iter().map(|id| {
-            let dir = nodes.path(*id, format!("load-{id}"));
-            fs::create_dir(&dir).unwrap();
-            (*id, Writer::new(dir, u64::try_from(*id).unwrap()))
-        });
-        Self {
-            writers: writers.collect(),
-        }
-    }
-
-    /// Lets the writers work while `disturb` does its part. What was acknowledged has to be there
-    /// afterwards on all nodes.
-    pub(crate) fn during(&mut self, disturb: impl FnOnce()) {
-        let progress = Progress::default();
-        thread::scope(|scope| {
-            for (_, writer) in &mut self.writers {
-                let progress = &progress;
-                scope.spawn(move || progress.write(writer));
-            }
-            // Also when it panics the writers have to end, or nobody would ever hear of it.
-            let _end = EndOnDrop(&progress);
-            progress.await_more(10);
-            disturb();
-            progress.await_more(10);
-        });
-    }
-
-    /// Waits for equal nodes, then checks that each of them has what was acknowledged.
-    pub(crate) fn check(&mut self, nodes: &PveLab, ids: &[usize]) {
-        nodes.await_equal(ids).unwrap();
-        for (id, writer) in &mut self.writers {
-            for node in ids {
-                writer
-                    .check(&nodes.path(*node, format!("load-{id}")))
-                    .unwrap();
-            }
-        }
-    }
-}
-
-#[derive(Default)]
-struct Progress {
-    acknowledged: AtomicUsize,
-    end: AtomicBool,
-}
-
-impl Progress {
-    fn write(&self, writer: &mut Writer) {
-        let root = writer.dir().parent().unwrap().to_owned();
-        while !self.end.load(Ordering::Relaxed) {
-            if writer.step().is_ok() {
-                self.acknowledged.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            let serves = || {
-                self.end.load(Ordering::Relaxed)
-                    || fs::symlink_metadata(root.join("local"))
-                        .is_ok_and(|it| !it.permissions().readonly())
-            };
-            eventually(
-                Duration::from_secs(600),
-                "a node that takes changes",
-                serves,
-            )
-            .unwrap();
-        }
-    }
-
-    fn await_more(&self, count: usize) {
-        let goal = self.acknowledged.load(Ordering::Relaxed) + count;
-        eventually(SYNC_DEADLINE, "acknowledged changes", || {
-            self.acknowledged.load(Ordering::Relaxed) >= goal
-        })
-        .unwrap();
-    }
-}
-
-struct EndOnDrop<'a>(&'a Progress);
-
-impl Drop for EndOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.end.store(true, Ordering::Relaxed);
-    }
+/// Waits for equal nodes, then checks that each of them has what was acknowledged.
+pub(crate) fn check(writers: &mut Writers, nodes: &PveLab, ids: &[usize]) {
+    nodes.await_equal(ids).unwrap();
+    let roots: Vec<_> = ids.iter().map(|id| nodes.path(*id, "")).collect();
+    writers.check(&roots).unwrap();
 }

@@ -180,7 +180,7 @@ impl Machine for FakeMachine {
         match self.break_at {
             Break::Fails(at) if at == step => Err(Failure::failed(format!("broken at {step:?}"))),
             Break::Killed(at) if at == step => kill(),
-            _ if self.interrupted.get() => Err(crate::join::stop::interrupted()),
+            _ if self.interrupted.get() => Err(crate::host::stop::interrupted()),
             _ => Ok(()),
         }
     }

@@ -9,10 +9,11 @@ use super::machine::{Break, FakeMachine, KEYS};
 use super::{ADDRESS, CONF, facts, plan};
 use crate::conf::{Admission, ClusterConf};
 use crate::failure::{Failure, Outcome};
-use crate::host::Host;
+use crate::host::{Host, clusterconf};
+use crate::info::Admitted;
 use crate::join::machine::{Machine as _, Step};
-use crate::join::peer::{Admitted, Facts, NotAdmitted, Peer, Request};
-use crate::join::{Plan, is_member, join, leftover, member};
+use crate::join::peer::{Facts, NotAdmitted, Peer, Request};
+use crate::join::{Plan, is_member, join, leftover};
 use crate::transaction::recover_with;
 use crate::value::NodeName;
 
@@ -156,7 +157,7 @@ fn a_node_on_probation_gets_its_votes_when_it_is_there() {
     let machine = FakeMachine::new();
     run(&machine, &mut FakePeer::new(), &mut plan()).unwrap();
     assert_eq!(*machine.votes.borrow(), [(2, 1)]);
-    let conf = member::read(&machine.host).unwrap();
+    let conf = clusterconf::read(&machine.host).unwrap();
     assert_eq!(conf.node("n2").unwrap().votes, 1);
     assert_eq!(conf.version(), 3);
 
@@ -166,7 +167,7 @@ fn a_node_on_probation_gets_its_votes_when_it_is_there() {
     peer.admit = Box::new(|_| Ok(admitted(false)));
     run(&machine, &mut peer, &mut plan()).unwrap();
     assert!(machine.votes.borrow().is_empty());
-    assert_eq!(member::read(&machine.host).unwrap().version(), 2);
+    assert_eq!(clusterconf::read(&machine.host).unwrap().version(), 2);
 }
 
 #[test]

@@ -14,26 +14,17 @@ use super::super::auth::Caller;
 use super::super::params::Params;
 use super::super::token::{Claim, TokenRefused, Tokens};
 use crate::cli::Addnode;
-use crate::conf::{ClusterConf, Fault, Resolve, verify};
-use crate::host::{Host, files, pve, resolve};
+use crate::host::{Host, pve};
+use crate::info::Admitted;
 use crate::value::NodeName;
-use crate::verb::API_VERSION;
-use crate::verb::addnode::Admitted;
-
-/// Names as this node resolves them.
-struct Resolver;
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        resolve(name).unwrap_or_default()
-    }
-}
+use crate::verb::{API_VERSION, addnode};
 
 pub fn add(server: &Server, caller: &Caller, params: Params) -> Result<Value, ApiError> {
     let joiner = read(params)?;
     let host = &server.host;
     pve::need_quorum(&host.paths)?;
-    check_configuration(host)?;
+    // Before a token is taken.
+    addnode::verified(host)?;
     let claim = claim(host, caller, &joiner)?;
     let admitted = server.actions.admit(&joiner);
     if let Some(claim) = claim {
@@ -96,36 +87,6 @@ fn read(mut params: Params) -> Result<Addnode, ApiError> {
         probation,
         settle: None,
         dry_run: false,
-    })
-}
-
-/// Faults of the present configuration are told one by one, as the original does.
-fn check_configuration(host: &Host) -> Result<(), ApiError> {
-    let text = files::read(&host.paths.cluster_conf())?;
-    let fault = match text {
-        Some(text) => match ClusterConf::parse(&text) {
-            Ok(conf) => verify(&conf, &Resolver),
-            Err(error) => Fault {
-                errors: vec![error.to_string()],
-                ..Fault::default()
-            },
-        },
-        None => Fault {
-            errors: vec!["no nodes found".to_owned()],
-            ..Fault::default()
-        },
-    };
-    if fault.errors.is_empty() {
-        return Ok(());
-    }
-    let numbered = |kind: &'static str, texts: Vec<String>| {
-        let texts = texts.into_iter().enumerate();
-        texts.map(move |(number, text)| (format!("{kind}{number}"), text))
-    };
-    let errors = numbered("error", fault.errors).chain(numbered("warning", fault.warnings));
-    Err(ApiError {
-        errors: errors.collect(),
-        ..ApiError::new(500, "invalid corosync.conf")
     })
 }
 

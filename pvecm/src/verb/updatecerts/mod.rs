@@ -152,12 +152,12 @@ pub fn cluster_files(host: &Host, options: UpdateOptions) -> Outcome<Updated> {
     }
 }
 
-/// Makes the directories that a node has in the cluster.
-///
-/// # Errors
-/// When they can not be made.
-pub fn node_directories(host: &Host, name: &NodeName) -> Outcome {
-    directories(&mut Changes::new(host, Mode::Make, true), name)
+/// Directories that a node has in the cluster.
+#[must_use]
+pub fn directories_of(paths: &Paths, name: &NodeName) -> Vec<std::path::PathBuf> {
+    let mut directories = vec![paths.pve("priv")];
+    directories.extend(OF_NODE.map(|directory| paths.node(name.as_str(), directory)));
+    directories
 }
 
 /// All of it. What touches the mount has a limit; making keys on a slow machine has none.
@@ -331,10 +331,8 @@ fn shared_steps(changes: &mut Changes<'_>, options: UpdateOptions, facts: &Facts
 }
 
 fn directories(changes: &mut Changes<'_>, name: &NodeName) -> Outcome {
-    let paths = &changes.host().paths;
-    changes.directory(&paths.pve("priv"), DIRECTORY)?;
-    for directory in OF_NODE {
-        changes.directory(&paths.node(name.as_str(), directory), DIRECTORY)?;
+    for directory in directories_of(&changes.host().paths, name) {
+        changes.directory(&directory, DIRECTORY)?;
     }
     Ok(())
 }
@@ -347,22 +345,26 @@ fn schedule(changes: &mut Changes<'_>) -> Outcome {
     schedule_link(changes)
 }
 
+/// Files on this node's own disk that [`cluster_files`] may change, apart from those of SSH.
+#[must_use]
+pub fn own_files(paths: &Paths) -> [std::path::PathBuf; 2] {
+    ["etc/cron.d/vzdump", "root/etc_cron_vzdump.org"].map(|file| paths.at(file))
+}
+
 /// The node's table of regular jobs has the cluster's schedule. A file that was in its place is kept.
 fn schedule_link(changes: &mut Changes<'_>) -> Outcome {
     let paths = &changes.host().paths;
-    let (link, schedule) = (paths.at("etc/cron.d/vzdump"), paths.pve("vzdump.cron"));
+    let [link, kept] = own_files(paths);
+    let schedule = paths.pve("vzdump.cron");
     let has_directory = link.parent().is_some_and(std::path::Path::is_dir);
     if !schedule.exists() || !has_directory || link.is_symlink() {
         return Ok(());
     }
-    if link.exists() {
-        let kept = paths.at("root/etc_cron_vzdump.org");
-        if changes.due(format!("move '{}' to '{}'", link.display(), kept.display()))? {
-            // Copied first: the two may be on different disks.
-            let content = files::read(&link)?.unwrap_or_default();
-            files::replace(&kept, &content, SECRET)?;
-            fs::remove_file(&link).map_err(|error| failed("remove", &link, &error))?;
-        }
+    if link.exists() && changes.due(format!("move '{}' to '{}'", link.display(), kept.display()))? {
+        // Copied first: the two may be on different disks.
+        let content = files::read(&link)?.unwrap_or_default();
+        files::replace(&kept, &content, SECRET)?;
+        fs::remove_file(&link).map_err(|error| failed("remove", &link, &error))?;
     }
     changes.link(&link, &schedule)
 }

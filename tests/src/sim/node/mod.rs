@@ -6,6 +6,7 @@
 //! disk works; what could not be sent for the moment is sent later, in order.
 
 mod clients;
+mod outbox;
 mod store;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use pmxcfs::{
     dcdb::{Effect, Replica},
-    dfsm::{Action, App, Dfsm, Mode},
+    dfsm::{App, Dfsm, Mode},
     memdb::{Change, Op, Tree},
     status::{ClusterConfig, NodeInfo, Status},
     wire::{
@@ -27,7 +28,7 @@ use super::{
     check::Checker,
     disk::Disk,
     lines::LineId,
-    net::{Event, Group, Net, Node, Refused},
+    net::{Event, Group, Net, Node},
     options::{Defect, Options},
     rng::Rng,
     subject::{Note, Subject},
@@ -514,100 +515,6 @@ impl Daemon {
         if self.is_faulty && env.now_ms >= self.probe_ms {
             self.probe_ms = env.now_ms + PROBE_MS;
             self.is_faulty = self.disk.full;
-        }
-    }
-
-    fn drain(&mut self, env: &mut Env) {
-        loop {
-            self.drain_config(env);
-            self.drain_status(env);
-            let failed_config = self.flush(env, Group::Config);
-            if !failed_config && !self.flush(env, Group::Status) {
-                break;
-            }
-        }
-    }
-
-    fn drain_config(&mut self, env: &mut Env) {
-        let mut leave = None;
-        while let Some(action) = self.config.poll_action() {
-            match action {
-                Action::Send { message, or_leave } => {
-                    let outbox = &mut self.members[Group::Config as usize].outbox;
-                    outbox.push_back((message, or_leave, 0));
-                }
-                Action::Answer { count, result } => {
-                    self.items.push_back(Item::Answer(count, result));
-                }
-                Action::Leave { reason } => leave = Some(reason),
-                Action::Log(_) => {}
-            }
-        }
-        if let Some(reason) = leave {
-            env.check.counts.leaves += 1;
-            env.check.counts.refused += u64::from(!self.quorate);
-            env.trace
-                .say(env.now_ms, self.node, format!("leaves: {reason}"));
-            env.net.leave(Group::Config, self.member);
-            self.config.restart();
-            self.members[Group::Config as usize] = Membership {
-                join_ms: env.now_ms + REJOIN_PAUSE_MS,
-                ..Membership::default()
-            };
-            self.abort_waiters(Answer::Unknown);
-        }
-    }
-
-    fn drain_status(&mut self, env: &mut Env) {
-        while let Some(action) = self.status.poll_action() {
-            match action {
-                Action::Send { message, or_leave } => {
-                    let outbox = &mut self.members[Group::Status as usize].outbox;
-                    outbox.push_back((message, or_leave, 0));
-                }
-                Action::Leave { reason } => {
-                    env.trace
-                        .say(env.now_ms, self.node, format!("leaves status: {reason}"));
-                    env.net.leave(Group::Status, self.member);
-                    self.status.restart();
-                    self.members[Group::Status as usize] = Membership {
-                        join_ms: env.now_ms + REJOIN_PAUSE_MS,
-                        ..Membership::default()
-                    };
-                }
-                Action::Answer { .. } | Action::Log(_) => {}
-            }
-        }
-    }
-
-    /// True when a failure gives a state machine something to do.
-    fn flush(&mut self, env: &mut Env, group: Group) -> bool {
-        loop {
-            let membership = &mut self.members[group as usize];
-            let Some((message, or_leave, attempts)) = membership.outbox.front_mut() else {
-                return false;
-            };
-            *attempts += 1;
-            match env.net.send(group, self.member, message) {
-                Ok(()) => {
-                    membership.outbox.pop_front();
-                    continue;
-                }
-                Err(Refused::Busy) if *attempts < ATTEMPTS => {
-                    membership.send_ms = env.now_ms + RETRY_MS;
-                    return false;
-                }
-                Err(_) => {}
-            }
-            let must_leave = *or_leave;
-            membership.outbox.pop_front();
-            if must_leave {
-                match group {
-                    Group::Config => self.config.handle_send_failure("no"),
-                    Group::Status => self.status.handle_send_failure("no"),
-                }
-                return true;
-            }
         }
     }
 

@@ -1,0 +1,112 @@
+//! The node alone.
+
+use super::*;
+
+#[test]
+fn mounts_are_judged() {
+    let unmounted = |mount: Mount| {
+        move |facts: &mut Facts| {
+            facts.mount = mount;
+            facts.files = None;
+        }
+    };
+    let all = |mount| after(unmounted(mount)).join("\n");
+    assert!(
+        all(Mount::Absent(0))
+            .contains("FAIL mount /etc/pve: the cluster file system is not mounted ->")
+    );
+    assert!(all(Mount::Absent(3)).contains("3 entries lie in its place"));
+    assert!(all(Mount::Dead("gone".to_owned())).contains("-> 'umount -l /etc/pve'"));
+    assert!(all(Mount::Hanging).contains("does not answer"));
+    assert!(
+        all(Mount::Hanging)
+            .contains("unknown configuration /etc/corosync/corosync.conf: version 4; not compared")
+    );
+    one(&["FAIL mount", "read-only", "'pvecm status'"], |facts| {
+        facts.mount = Mount::ReadOnly
+    });
+}
+
+#[test]
+fn names_are_judged() {
+    let at = |text: &str| Ok(vec![text.parse().unwrap()]);
+    one(
+        &["FAIL name n1", "does not resolve: gone", "/etc/hosts"],
+        |facts| facts.addresses = Err("gone".to_owned()),
+    );
+    one(&["FAIL name n1", "loopback address only"], |facts| {
+        facts.addresses = at("127.0.1.1")
+    });
+    one(
+        &["FAIL name n1", "10.9.9.9, which is no address of this node"],
+        |facts| facts.addresses = at("10.9.9.9"),
+    );
+    one(&["FAIL name n1", "tells the others 10.77.0.1"], |facts| {
+        facts.addresses = at("10.78.0.1")
+    });
+}
+
+#[test]
+fn the_database_and_its_disk_are_judged() {
+    one(&["FAIL database", "not there, though"], |facts| {
+        facts.database = Database::Absent
+    });
+    one(&["FAIL database", "page 7", "backup"], |facts| {
+        facts.database = Database::Bad("page 7".to_owned())
+    });
+    one(&["unknown database"], |facts| {
+        facts.database = Database::Unknown("busy".to_owned())
+    });
+    let odd = |mode| Database::Good {
+        version: 1,
+        notes: vec!["odd".to_owned()],
+        mode: Some(Mode {
+            mode,
+            uid: 0,
+            size: 1,
+        }),
+    };
+    one(&["warn database", "odd"], |facts| {
+        facts.database = odd(0o600)
+    });
+    let found = after(|facts| facts.database = odd(0o644));
+    assert!(found[1].contains("mode 0644: others may read"), "{found:?}");
+    let disk = |free, files| {
+        Ok(Disk {
+            free,
+            size: 1 << 40,
+            files,
+        })
+    };
+    one(&["FAIL disk", "5 MiB of"], |facts| {
+        facts.disk = disk(5 << 20, None)
+    });
+    one(&["warn disk", "500 MiB of"], |facts| {
+        facts.disk = disk(500 << 20, None)
+    });
+    one(&["FAIL disk", "room for 3 files"], |facts| {
+        facts.disk = disk(1 << 39, Some(3))
+    });
+    one(&["unknown disk"], |facts| facts.disk = Err("?".to_owned()));
+}
+
+#[test]
+fn changes_and_programs_are_judged() {
+    let journal = |goes_on| {
+        Some(Journal {
+            command: "create".to_owned(),
+            goes_on,
+        })
+    };
+    one(
+        &["FAIL changes", "'pvecm create' was broken off"],
+        |facts| facts.journal = journal(false),
+    );
+    one(&["unknown changes", "at work"], |facts| {
+        facts.journal = journal(true)
+    });
+    one(
+        &["warn versions", "process 7, 9 runs an older corosync"],
+        |facts| facts.programs[0].outdated = vec![7, 9],
+    );
+}

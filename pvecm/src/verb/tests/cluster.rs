@@ -1,0 +1,219 @@
+//! A member that changes the cluster's configuration.
+
+use std::fs;
+
+use super::{Break, Fake, WAYS};
+use crate::cli::{self, Command};
+use crate::conf::ClusterConf;
+use crate::failure::Outcome;
+use crate::host::clusterconf;
+use crate::transaction::{self, Transaction, recover};
+use crate::verb::machine::present;
+use crate::verb::{addnode, delnode, link, prepare};
+
+const CONF: &str = "totem {\n  version: 2\n  cluster_name: lab\n  config_version: 4\n  ip_version: \
+                    ipv4-6\n  interface {\n    linknumber: 0\n  }\n}\nnodelist {\n  node {\n    name: \
+                    n1\n    nodeid: 1\n    quorum_votes: 1\n    ring0_addr: 10.0.0.1\n  }\n  # the \
+                    old one\n  node {\n    name: n2\n    nodeid: 2\n    quorum_votes: 1\n    \
+                    ring0_addr: 10.0.0.2\n  }\n}\n";
+
+/// A member of a cluster of two.
+fn member(break_at: Break) -> Fake {
+    let node = Fake::new(break_at);
+    node.mount();
+    node.write("etc/pve/corosync.conf", CONF);
+    node.write("etc/corosync/authkey", "key");
+    node.unmount();
+    node.mount();
+    node.joined.borrow_mut().extend([1, 2]);
+    fs::create_dir_all(node.host.paths.pve("priv/lock")).unwrap();
+    prepare::merge_keys(&node.host).unwrap();
+    node
+}
+
+fn command(line: &str) -> Command {
+    let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+    let Ok(parsed) = cli::parse(&words) else {
+        panic!("{line}")
+    };
+    parsed.cli.command
+}
+
+fn add(node: &Fake) -> Outcome {
+    admit(node, "addnode n3 --new_node_ip 10.0.0.3 --probation")
+}
+
+fn add_and_watch(node: &Fake) -> Outcome {
+    node.joined.borrow_mut().remove(&2);
+    admit(node, "addnode n3 --new_node_ip 10.0.0.3")
+}
+
+fn replace(node: &Fake) -> Outcome {
+    admit(node, "addnode n2 --new_node_ip 10.0.0.9 --force")
+}
+
+fn admit(node: &Fake, line: &str) -> Outcome {
+    let Command::Addnode(args) = command(line) else {
+        panic!("{line}")
+    };
+    addnode::admit(&node.host, node, &args).map(drop)
+}
+
+fn delete(node: &Fake) -> Outcome {
+    let Command::Delnode(args) = command("delnode n2") else {
+        panic!()
+    };
+    delnode::remove(&node.host, node, &args).map(drop)
+}
+
+/// Two versions, one after the other.
+fn change(node: &Fake) -> Outcome {
+    let old = clusterconf::read(&node.host)?;
+    let mut first = old.clone();
+    first.set_priority(0, 7).unwrap();
+    let mut second = old.clone();
+    second.set_priority(0, 9).unwrap();
+    second.raise_above(&first);
+    let there = present(node, &old)?;
+    let lock = clusterconf::lock(&node.host)?;
+    link::follow(&node.host, node, lock, &old, &[first, second], &there)
+}
+
+/// Everything of a node; of the configuration, what it says apart from its version.
+fn state(node: &Fake) -> (super::Tree, u64) {
+    let (mut tree, _) = node.state();
+    let path = node.host.paths.cluster_conf().display().to_string();
+    let conf = ClusterConf::parse(&tree[&path].1).unwrap();
+    let text = String::from_utf8(tree[&path].1.clone()).unwrap();
+    let version = format!("config_version: {}", conf.version());
+    let text = text.replace(&version, "config_version: 0");
+    tree.get_mut(&path).unwrap().1 = text.into_bytes();
+    (tree, conf.version())
+}
+
+type Case = (&'static str, fn(&Fake) -> Outcome);
+
+#[test]
+fn what_is_broken_off_is_put_back() {
+    let cases: [Case; 5] = [
+        ("add", add),
+        ("add and watch", add_and_watch),
+        ("replace", replace),
+        ("delete", delete),
+        ("change", change),
+    ];
+    for (case, command) in cases {
+        for way in WAYS {
+            let mut number = 0;
+            loop {
+                let break_at = way(number);
+                let mut node = member(break_at);
+                let (before, first) = state(&node);
+                let ended = node.run(|| command(&node));
+                if !node.is_broken() {
+                    assert!(matches!(ended, Some(Ok(()))), "{case}: {ended:?}");
+                    break;
+                }
+                if ended.is_none() {
+                    node.recover();
+                }
+                let (after, version) = state(&node);
+                let told = format!("{case} {break_at:?} {ended:?}");
+                if ended == Some(Ok(())) {
+                    // It was too late, or did not matter.
+                    assert_ne!(after, before, "{told}");
+                } else if ended.is_none() && after != before {
+                    // Killed when all was done but what follows.
+                    let directory = transaction::directory(&node.host.paths);
+                    assert_eq!(case, "delete", "{told}");
+                    assert!(!directory.exists(), "{told}");
+                } else {
+                    assert_eq!(after, before, "{told}");
+                    assert!(version == first || version > first + 1, "{told} {version}");
+                }
+                number += 1;
+            }
+            assert!(number >= 5, "{case}: {number}");
+        }
+    }
+}
+
+#[test]
+fn a_ring_that_does_not_take_a_new_node_keeps_what_it_had() {
+    for command in [add, replace] {
+        let node = member(Break::Never);
+        node.lags.set(true);
+        let (before, first) = state(&node);
+        let failure = command(&node).unwrap_err().to_string();
+        assert!(failure.contains("the node was not let in"), "{failure}");
+        let (after, version) = state(&node);
+        assert_eq!(after, before);
+        assert!(version > first + 1);
+        assert!(node.settled.borrow().is_empty());
+    }
+}
+
+#[test]
+fn a_node_that_takes_the_majority_with_it_is_watched() {
+    let node = member(Break::Never);
+    add_and_watch(&node).unwrap();
+    assert_eq!(*node.settled.borrow(), ["n3"]);
+}
+
+/// A change that is killed while it has the cluster's lock.
+fn killed(node: &Fake) {
+    let directory = transaction::directory(&node.host.paths);
+    let mut transaction = Transaction::begin(&directory, "pvecm test").unwrap();
+    transaction.hold(clusterconf::lock(&node.host).unwrap());
+    let mut conf = clusterconf::read(&node.host).unwrap();
+    conf.remove_node("n2").unwrap();
+    transaction.write_conf(&node.host, &conf.text()).unwrap();
+    std::mem::forget(transaction);
+}
+
+#[test]
+fn the_next_command_has_the_lock_of_the_killed_one() {
+    let node = member(Break::Never);
+    let (before, _) = state(&node);
+    killed(&node);
+    let lock = node.host.paths.pve("priv/lock/file-corosync_conf");
+    assert!(lock.exists());
+    let directory = transaction::directory(&node.host.paths);
+    let recovered = recover(&directory).unwrap().unwrap();
+    assert!(recovered.failures.is_empty(), "{recovered:?}");
+    assert!(!lock.exists());
+    assert_eq!(state(&node).0, before);
+}
+
+#[test]
+fn what_somebody_else_has_written_after_a_kill_stays() {
+    let node = member(Break::Never);
+    killed(&node);
+    let mut conf = clusterconf::read(&node.host).unwrap();
+    conf.set_priority(0, 5).unwrap();
+    clusterconf::write(&node.host, &conf.text()).unwrap();
+    let draft = node.host.paths.pve("corosync.conf.new");
+    fs::write(&draft, "a draft").unwrap();
+    let directory = transaction::directory(&node.host.paths);
+    let recovered = recover(&directory).unwrap().unwrap();
+    assert!(recovered.failures.is_empty(), "{recovered:?}");
+    assert_eq!(
+        fs::read(node.host.paths.cluster_conf()).unwrap(),
+        conf.text()
+    );
+    assert_eq!(fs::read(&draft).unwrap(), b"a draft");
+}
+
+#[test]
+fn without_the_file_system_the_configuration_waits() {
+    let node = member(Break::Never);
+    killed(&node);
+    node.unmount();
+    let directory = transaction::directory(&node.host.paths);
+    let recovered = recover(&directory).unwrap().unwrap();
+    assert!(recovered.failures[0].contains("systemctl start pve-cluster"));
+    node.mount();
+    let recovered = recover(&directory).unwrap().unwrap();
+    assert!(recovered.failures.is_empty(), "{recovered:?}");
+    assert!(clusterconf::read(&node.host).unwrap().node("n2").is_some());
+}
