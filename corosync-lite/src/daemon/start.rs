@@ -50,10 +50,7 @@ pub fn run(cli: &Cli) -> u8 {
         Err(error) => return refuse(&error),
     };
     if cli.test {
-        for warning in &config.warnings {
-            eprintln!("warning: {warning}");
-        }
-        return 0;
+        return judge(&config);
     }
     let settings = Settings::read(&config.keys);
     // Until it serves, a daemon in the background has the terminal to tell why it does not.
@@ -90,6 +87,22 @@ pub fn run(cli: &Cli) -> u8 {
     };
     log.finish();
     code
+}
+
+/// What a start would say of a configuration that can be read. Gives the exit code that it would
+/// have.
+fn judge(config: &Config) -> u8 {
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let scheduling = scheduling(config).map(|_| ());
+    match scheduling.and_then(|()| new_node(config, Stored::default()).map(|_| ())) {
+        Ok(()) => 0,
+        Err(failure) => {
+            eprintln!("error: {}", failure.text);
+            failure.code
+        }
+    }
 }
 
 /// Tells of a configuration that can not be used: to whoever sees the terminal, and to the log of
@@ -177,8 +190,7 @@ fn exit_code(end: &End) -> u8 {
 }
 
 fn set_up_process(config: &Config) -> Result<(), Failure> {
-    let scheduling =
-        Scheduling::read(&config.keys).map_err(|text| Failure::new(code::CONFIG, text))?;
+    let scheduling = scheduling(config)?;
     process::raise_descriptor_limit();
     let results = [process::protect_key(), process::lock_memory()];
     let refused = results.into_iter().filter_map(Result::err);
@@ -188,7 +200,11 @@ fn set_up_process(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open_store(cli: &Cli, config: &Config) -> Result<(StateStore, Stored), Failure> {
+fn scheduling(config: &Config) -> Result<Scheduling, Failure> {
+    Scheduling::read(&config.keys).map_err(|text| Failure::new(code::CONFIG, text))
+}
+
+fn open_store(cli: &Cli, config: &Config) -> Result<(StateStore, Stored, InstanceLock), Failure> {
     let named = config.keys.text("system.state_dir");
     let directory = cli
         .state_dir
@@ -255,6 +271,24 @@ fn absolute(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_says_what_a_start_would_say() {
+        let verdict = |totem: &str, quorum: &str| {
+            let text = format!(
+                "totem {{\n  version: 2\n  transport: knet\n  {totem}\n}}\nnodelist {{\n  node {{\n    \
+                 ring0_addr: 127.0.0.1\n    nodeid: 1\n  }}\n}}\nquorum {{\n  \
+                 provider: corosync_votequorum\n  {quorum}\n}}\n"
+            );
+            let document = crate::config::Document::parse(text.as_bytes()).unwrap();
+            let keys = crate::config::Keys::read(&document, &ThisHost).unwrap();
+            judge(&Config::from_keys(keys, &ThisHost).unwrap())
+        };
+        assert_eq!(verdict("", ""), 0);
+        assert_eq!(verdict("knet_compression_model: zlib", ""), code::CONFIG);
+        let both = "last_man_standing: 1\n  device {\n    model: net\n    votes: 1\n  }";
+        assert_eq!(verdict("", both), code::SERVICES);
+    }
 
     #[test]
     fn only_who_was_killed_ends_with_a_failure() {
