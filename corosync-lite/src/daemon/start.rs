@@ -150,7 +150,7 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<u8
     }
     // Before the working directory changes: reloads read it again.
     let config_file = absolute(&cli.config);
-    let (store, stored) = open_store(cli, config)?;
+    let (store, stored, state_lock) = open_store(cli, config)?;
     let node = new_node(config, stored)?;
     let server = Server::new(Options::default()).map_err(|error| fatal(&error))?;
     let runtime = Runtime::new(Parts {
@@ -170,7 +170,7 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<u8
     });
     notify(sd_notify::NotifyState::Stopping);
     let end = end.map_err(|error| runtime_failure(&error))?;
-    drop(lock);
+    drop((lock, state_lock));
     let code = exit_code(&end);
     match code {
         0 => tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting normally"),
@@ -219,15 +219,24 @@ fn open_store(cli: &Cli, config: &Config) -> Result<(StateStore, Stored, Instanc
         };
         Failure::new(code, error)
     };
+    let in_use = |error: LockError| {
+        let code = match error {
+            LockError::Running { .. } => code::RUNNING,
+            LockError::File { .. } => code::STATE_DIR,
+        };
+        Failure::new(code, format!("state directory: {error}"))
+    };
     let id = config.local_node().map_or(0, |node| node.id);
     let directory = absolute(&directory);
+    StateStore::make_directory(&directory).map_err(failure)?;
+    let lock = InstanceLock::of_state(&directory).map_err(in_use)?;
     let store = StateStore::open(&directory, NodeId(id)).map_err(failure)?;
     // The daemon keeps no other directory from being unmounted.
     std::env::set_current_dir(&directory).map_err(|error| {
         Failure::new(code::STATE_DIR, format!("{}: {error}", directory.display()))
     })?;
     let stored = store.load().map_err(failure)?;
-    Ok((store, stored))
+    Ok((store, stored, lock))
 }
 
 fn new_node(config: &Config, stored: Stored) -> Result<Node, Failure> {
