@@ -126,7 +126,7 @@ pub enum SendError {
 /// What the kernel said to a datagram, when it was sent or later through the error queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendFailure {
-    /// It is too large (EMSGSIZE).
+    /// It is too large for this host (EMSGSIZE).
     TooLarge {
         /// Largest IP packet that the kernel would take, if it says so.
         mtu: Option<u16>,
@@ -136,6 +136,8 @@ pub enum SendFailure {
     LinkUnusable,
     /// Somebody on the way or the peer's host says that it did not arrive (ICMP): anyone could.
     Reported,
+    /// Somebody on the way says that it was too large (ICMP): anyone could.
+    ReportedTooLarge,
     /// A passing condition (EAGAIN, ENOBUFS), or one that says nothing about the link.
     Other,
 }
@@ -260,6 +262,7 @@ impl Knet {
                 link.pmtud.handle_too_large(now, probe, mtu);
             }
             SendFailure::Reported => link.doubt(now),
+            SendFailure::ReportedTooLarge => link.pmtud.handle_report(now),
             SendFailure::LinkUnusable => {
                 if link.take_down(now) {
                     self.events.push_back(Event::LinkDown {
