@@ -196,6 +196,7 @@ impl Clients {
             );
             return self.server.refuse(connection, refusal.errno());
         }
+        node.name_client(client, &process_name(who.pid));
         // Told to the node already: if this fails, the end of the connection is told, too.
         self.table.insert(client, (connection, service));
         if let Err(error) = self.server.accept(connection) {
@@ -216,6 +217,9 @@ impl Clients {
         };
         match Request::decode(service, &request.message) {
             Ok(request) => {
+                if service == Service::Cmap && node.looks_at_statistics(client) {
+                    self.count_waiting(node);
+                }
                 let writes = matches!(
                     request,
                     Request::Cmap(cmap::Request::Set { .. } | cmap::Request::Delete { .. })
@@ -228,12 +232,22 @@ impl Clients {
             Err(error) => {
                 let (id, name) = (request.id, service.name());
                 tracing::debug!(target: "QB", "request {id} to '{name}' is refused: {error}");
+                node.note_invalid(client);
                 if service.is_answered(id) {
                     self.respond(client, &Message::rejected(error));
                 }
             }
         }
         Taken::Other
+    }
+
+    /// Tells the node what only the connections know.
+    fn count_waiting(&self, node: &mut Node) {
+        for (client, (connection, _)) in &self.table {
+            if let Some(traffic) = self.server.traffic(*connection) {
+                node.note_queue(*client, traffic.queued);
+            }
+        }
     }
 
     fn check(&mut self, connection: ConnectionId, service: Service, sent: Result<(), SendError>) {
@@ -250,6 +264,12 @@ impl Clients {
             }
         }
     }
+}
+
+/// As tools show it; nothing if the process is gone or hidden.
+fn process_name(pid: i32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
 }
 
 /// Most clients simply end; that one was cut off has to be seen.
