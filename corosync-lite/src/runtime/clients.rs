@@ -6,16 +6,23 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::Instant;
 
 use crate::proto::node::{Credentials, Flow, Node, Request, Service};
 use crate::qb::{
     self, CloseReason, ConnectionId, Event, FlowControl, SendError, Server, ServiceId,
 };
-use crate::service::{ClientId, Message, cmap};
+use crate::service::{ClientId, Message, Status, cmap, cpg};
+
+use super::buffers::{Buffers, Outcome};
 
 /// The daemon has no membership yet: clients try again.
 const NOT_READY: i32 = -11;
+/// Where libcpg makes the buffers that it shares.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// Number of the answer to a message that was sent from such a buffer.
+const MCAST: i32 = 2;
 const VOTEQUORUM: &str = "corosync_votequorum";
 
 /// What was taken.
@@ -34,6 +41,7 @@ pub(super) struct Clients {
     server: Server,
     services: Vec<(ServiceId, Service)>,
     table: BTreeMap<ClientId, (ConnectionId, Service)>,
+    buffers: Buffers,
     is_open: bool,
 }
 
@@ -67,6 +75,7 @@ impl Clients {
             server,
             services,
             table: BTreeMap::new(),
+            buffers: Buffers::new(Path::new(SHARED_MEMORY)),
             is_open: false,
         })
     }
@@ -120,6 +129,7 @@ impl Clients {
                 let client = ClientId(connection.number());
                 if let Some((_, service)) = self.table.remove(&client) {
                     tell_end(service, reason);
+                    self.buffers.client_gone(client);
                     node.client_gone(now, client);
                 }
             }
@@ -215,6 +225,9 @@ impl Clients {
         let Some((_, service)) = self.table.get(&client).copied() else {
             return Taken::Other;
         };
+        if service == Service::Cpg && self.handle_buffer(node, now, connection, request) {
+            return Taken::Other;
+        }
         match Request::decode(service, &request.message) {
             Ok(request) => {
                 if service == Service::Cmap && node.looks_at_statistics(client) {
@@ -239,6 +252,42 @@ impl Clients {
             }
         }
         Taken::Other
+    }
+
+    /// Serves requests about memory that is shared in another way. True if it was one.
+    fn handle_buffer(
+        &mut self,
+        node: &mut Node,
+        now: Instant,
+        connection: ConnectionId,
+        request: &qb::Request,
+    ) -> bool {
+        let client = ClientId(connection.number());
+        let Some(who) = self.server.credentials(connection) else {
+            return false;
+        };
+        let outcome = self
+            .buffers
+            .handle(client, who.uid, request.id, &request.message);
+        let answer = match outcome {
+            Outcome::NotMine => return false,
+            Outcome::Done(status) => Message::plain(0, status),
+            Outcome::Send(message) => match Request::decode(Service::Cpg, &message) {
+                Ok(Request::Cpg(send @ cpg::Request::Mcast { .. })) => {
+                    let is_member = node.groups().can_send(client);
+                    node.handle_request(now, client, Request::Cpg(send));
+                    let status = if is_member {
+                        Status::OK
+                    } else {
+                        Status::NOT_EXIST
+                    };
+                    Message::plain(MCAST, status)
+                }
+                _ => Message::plain(MCAST, Status::INVALID_PARAM),
+            },
+        };
+        self.respond(client, &answer);
+        true
     }
 
     /// Tells the node what only the connections know.
