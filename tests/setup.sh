@@ -39,6 +39,8 @@ install_missing() {
     fi
     if [ "${1:-}" = tests ]; then
         need_package rsync rsync
+        need_package corosync-qdevice corosync-qdevice
+        need_package corosync-qnetd corosync-qnetd
         need_package git git
         need_package python3 python3
         # Clients of the API come from PyPI, into a directory of the tests.

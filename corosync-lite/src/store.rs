@@ -57,20 +57,32 @@ pub struct StateStore {
 }
 
 impl StateStore {
-    /// Makes the directory if it is missing, and removes what an interrupted write left.
+    /// Makes the directory if it is missing; nothing in it is touched.
+    ///
+    /// # Errors
+    /// When there is none and none can be made.
+    pub fn make_directory(directory: &Path) -> Result<(), StoreError> {
+        let made = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory);
+        made.map_err(|error| StoreError::Directory {
+            path: directory.to_owned(),
+            error,
+        })
+    }
+
+    /// Makes the directory if it is missing, and removes what an interrupted write left. Nobody
+    /// else may use the directory meanwhile.
     ///
     /// # Errors
     /// When there is no directory that can be used.
     pub fn open(directory: &Path, node: NodeId) -> Result<Self, StoreError> {
+        Self::make_directory(directory)?;
         let failed = |error| StoreError::Directory {
             path: directory.to_owned(),
             error,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(failed)?;
         let handle = File::open(directory).map_err(failed)?;
         let this = Self {
             ring: directory.join(format!("ringid_{}", node.0)),

@@ -187,7 +187,25 @@ fn what_is_wrong_at_the_start_is_said_with_the_code_of_corosync() {
     let (code, text) = failing_start(host, &["-f"]);
     assert_eq!(code, Some(18));
     assert!(text.contains("already running (process "), "{text}");
-    let (code, text) = failing_start(host, &["-f", "--pid-file", "/run/other.pid"]);
+    // Whatever is unfinished there is of the daemon that runs.
+    let unfinished = host.disk("var/lib/corosync/ringid_1.new");
+    fs::write(&unfinished, "x").unwrap();
+    let before = fs::read(host.disk("var/lib/corosync/ringid_1")).unwrap();
+    let other = ["-f", "--pid-file", "/run/other.pid"];
+    let (code, text) = failing_start(host, &other);
+    assert_eq!(code, Some(18));
+    let holder = format!(
+        "state directory: Another Corosync instance is already running (process {}",
+        daemon.program().pid()
+    );
+    assert!(text.contains(&holder), "{text}");
+    assert!(unfinished.exists());
+    assert_eq!(
+        fs::read(host.disk("var/lib/corosync/ringid_1")).unwrap(),
+        before
+    );
+    let elsewhere = [&other[..], &["--state-dir", "/run/other"]].concat();
+    let (code, text) = failing_start(host, &elsewhere);
     assert_eq!(code, Some(18));
     assert!(text.contains("is offered by another program"), "{text}");
     daemon.stop().unwrap();

@@ -1,5 +1,6 @@
 //! One daemon per host: the lock is on the file that holds the process id, as Corosync has it, so
-//! that either keeps the other from starting.
+//! that either keeps the other from starting. And one daemon per state directory, wherever the
+//! process ids are kept: two would use the same numbers of rings.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -8,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
+
+/// In the state directory; it stays there.
+const STATE_LOCK: &str = "lock";
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
@@ -33,21 +37,37 @@ pub enum LockError {
     },
 }
 
-/// The lock, held until it is dropped; then the file is removed.
+/// The lock, held until it is dropped.
 #[derive(Debug)]
 pub struct InstanceLock {
-    path: PathBuf,
+    /// To be removed at the end.
+    path: Option<PathBuf>,
     /// Closing it gives the lock back.
     _file: File,
     before: Option<i32>,
 }
 
 impl InstanceLock {
-    /// Takes the lock and writes the process id. Locks are not inherited: after a fork only.
+    /// Takes the lock of the host and writes the process id to its file, which is removed at the
+    /// end. Locks are not inherited: after a fork only.
     ///
     /// # Errors
     /// See [`LockError`].
     pub fn acquire(path: &Path) -> Result<Self, LockError> {
+        let mut lock = Self::take(path)?;
+        lock.path = Some(path.to_owned());
+        Ok(lock)
+    }
+
+    /// Takes the lock of a state directory, in the same way; its file stays.
+    ///
+    /// # Errors
+    /// See [`LockError`].
+    pub fn of_state(directory: &Path) -> Result<Self, LockError> {
+        Self::take(&directory.join(STATE_LOCK))
+    }
+
+    fn take(path: &Path) -> Result<Self, LockError> {
         let failed = |error: io::Error| LockError::File {
             path: path.to_owned(),
             error,
@@ -81,7 +101,7 @@ impl InstanceLock {
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(failed)?;
         Ok(Self {
-            path: path.to_owned(),
+            path: None,
             _file: file,
             before: left.trim().parse().ok(),
         })
@@ -96,7 +116,9 @@ impl InstanceLock {
 impl Drop for InstanceLock {
     fn drop(&mut self) {
         // A file that stays behind does no harm: the lock is gone with the process.
-        fs::remove_file(&self.path).ok();
+        if let Some(path) = &self.path {
+            fs::remove_file(path).ok();
+        }
     }
 }
 
@@ -130,6 +152,16 @@ mod tests {
         assert_eq!(lock.predecessor(), Some(123_456_789));
         drop(lock);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_lock_of_a_state_directory_stays_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = InstanceLock::of_state(root.path()).unwrap();
+        drop(lock);
+        let again = InstanceLock::of_state(root.path()).unwrap();
+        assert!(again.predecessor().is_some());
+        assert!(root.path().join("lock").exists());
     }
 
     #[test]

@@ -50,10 +50,7 @@ pub fn run(cli: &Cli) -> u8 {
         Err(error) => return refuse(&error),
     };
     if cli.test {
-        for warning in &config.warnings {
-            eprintln!("warning: {warning}");
-        }
-        return 0;
+        return judge(&config);
     }
     let settings = Settings::read(&config.keys);
     // Until it serves, a daemon in the background has the terminal to tell why it does not.
@@ -90,6 +87,22 @@ pub fn run(cli: &Cli) -> u8 {
     };
     log.finish();
     code
+}
+
+/// What a start would say of a configuration that can be read. Gives the exit code that it would
+/// have.
+fn judge(config: &Config) -> u8 {
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let scheduling = scheduling(config).map(|_| ());
+    match scheduling.and_then(|()| new_node(config, Stored::default()).map(|_| ())) {
+        Ok(()) => 0,
+        Err(failure) => {
+            eprintln!("error: {}", failure.text);
+            failure.code
+        }
+    }
 }
 
 /// Tells of a configuration that can not be used: to whoever sees the terminal, and to the log of
@@ -137,7 +150,7 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<u8
     }
     // Before the working directory changes: reloads read it again.
     let config_file = absolute(&cli.config);
-    let (store, stored) = open_store(cli, config)?;
+    let (store, stored, state_lock) = open_store(cli, config)?;
     let node = new_node(config, stored)?;
     let server = Server::new(Options::default()).map_err(|error| fatal(&error))?;
     let runtime = Runtime::new(Parts {
@@ -157,7 +170,7 @@ fn serve(cli: &Cli, config: &Config, log: &Log, mut parent: Parent) -> Result<u8
     });
     notify(sd_notify::NotifyState::Stopping);
     let end = end.map_err(|error| runtime_failure(&error))?;
-    drop(lock);
+    drop((lock, state_lock));
     let code = exit_code(&end);
     match code {
         0 => tracing::info!(target: "MAIN", "Corosync Cluster Engine exiting normally"),
@@ -177,8 +190,7 @@ fn exit_code(end: &End) -> u8 {
 }
 
 fn set_up_process(config: &Config) -> Result<(), Failure> {
-    let scheduling =
-        Scheduling::read(&config.keys).map_err(|text| Failure::new(code::CONFIG, text))?;
+    let scheduling = scheduling(config)?;
     process::raise_descriptor_limit();
     let results = [process::protect_key(), process::lock_memory()];
     let refused = results.into_iter().filter_map(Result::err);
@@ -188,7 +200,11 @@ fn set_up_process(config: &Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open_store(cli: &Cli, config: &Config) -> Result<(StateStore, Stored), Failure> {
+fn scheduling(config: &Config) -> Result<Scheduling, Failure> {
+    Scheduling::read(&config.keys).map_err(|text| Failure::new(code::CONFIG, text))
+}
+
+fn open_store(cli: &Cli, config: &Config) -> Result<(StateStore, Stored, InstanceLock), Failure> {
     let named = config.keys.text("system.state_dir");
     let directory = cli
         .state_dir
@@ -203,15 +219,24 @@ fn open_store(cli: &Cli, config: &Config) -> Result<(StateStore, Stored), Failur
         };
         Failure::new(code, error)
     };
+    let in_use = |error: LockError| {
+        let code = match error {
+            LockError::Running { .. } => code::RUNNING,
+            LockError::File { .. } => code::STATE_DIR,
+        };
+        Failure::new(code, format!("state directory: {error}"))
+    };
     let id = config.local_node().map_or(0, |node| node.id);
     let directory = absolute(&directory);
+    StateStore::make_directory(&directory).map_err(failure)?;
+    let lock = InstanceLock::of_state(&directory).map_err(in_use)?;
     let store = StateStore::open(&directory, NodeId(id)).map_err(failure)?;
     // The daemon keeps no other directory from being unmounted.
     std::env::set_current_dir(&directory).map_err(|error| {
         Failure::new(code::STATE_DIR, format!("{}: {error}", directory.display()))
     })?;
     let stored = store.load().map_err(failure)?;
-    Ok((store, stored))
+    Ok((store, stored, lock))
 }
 
 fn new_node(config: &Config, stored: Stored) -> Result<Node, Failure> {
@@ -255,6 +280,24 @@ fn absolute(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_says_what_a_start_would_say() {
+        let verdict = |totem: &str, quorum: &str| {
+            let text = format!(
+                "totem {{\n  version: 2\n  transport: knet\n  {totem}\n}}\nnodelist {{\n  node {{\n    \
+                 ring0_addr: 127.0.0.1\n    nodeid: 1\n  }}\n}}\nquorum {{\n  \
+                 provider: corosync_votequorum\n  {quorum}\n}}\n"
+            );
+            let document = crate::config::Document::parse(text.as_bytes()).unwrap();
+            let keys = crate::config::Keys::read(&document, &ThisHost).unwrap();
+            judge(&Config::from_keys(keys, &ThisHost).unwrap())
+        };
+        assert_eq!(verdict("", ""), 0);
+        assert_eq!(verdict("knet_compression_model: zlib", ""), code::CONFIG);
+        let both = "last_man_standing: 1\n  device {\n    model: net\n    votes: 1\n  }";
+        assert_eq!(verdict("", both), code::SERVICES);
+    }
 
     #[test]
     fn only_who_was_killed_ends_with_a_failure() {

@@ -202,6 +202,9 @@ impl Socket {
                         None => match classify(errno, None) {
                             // It may be the error of another datagram.
                             SendFailure::LinkUnusable if is_late => SendFailure::Other,
+                            SendFailure::TooLarge { .. } if is_late => {
+                                SendFailure::ReportedTooLarge
+                            }
                             failure => failure,
                         },
                     };
@@ -257,6 +260,7 @@ impl Socket {
             // What others say may be forged: that much is believed, but no number.
             let failure = match classify(error, mtu.filter(|_| is_local)) {
                 SendFailure::LinkUnusable if !is_local => SendFailure::Reported,
+                SendFailure::TooLarge { .. } if !is_local => SendFailure::ReportedTooLarge,
                 failure => failure,
             };
             Some((

@@ -401,7 +401,7 @@ impl Cmap {
 
     fn count(&mut self, now: Instant, view: &dyn View) {
         self.statistics_at = Some(now);
-        self.map.load_statistics(view.statistics().values());
+        self.map.load_statistics(view.statistics().values(now));
     }
 
     /// Writes counters that the request looks at, if they are old.

@@ -160,6 +160,12 @@ pub(super) struct Open {
     bells_owed: usize,
     /// Bytes of events since the last doorbell.
     unheard: usize,
+    /// Bytes of events that may wait.
+    queued_max: usize,
+    /// What the service says of requests.
+    flow: FlowControl,
+    /// So much waits that the client shall read before it causes more.
+    is_behind: bool,
 }
 
 /// What an input led to.
@@ -232,6 +238,7 @@ impl Connection {
             open.queue.pop_front();
             open.bells_owed += 1;
         }
+        open.slow_down();
         while open.bells_owed > 0 {
             let bells = &[0; BELLS_MAX][..open.bells_owed.min(BELLS_MAX)];
             match send(fd, bells, SEND_FLAGS) {
@@ -292,7 +299,12 @@ impl Connection {
 }
 
 impl Open {
-    pub(super) fn new(channels: Channels, credentials: Credentials, max_message: usize) -> Self {
+    pub(super) fn new(
+        channels: Channels,
+        credentials: Credentials,
+        max_message: usize,
+        queued_max: usize,
+    ) -> Self {
         Self {
             channels,
             credentials,
@@ -303,7 +315,38 @@ impl Open {
             queued_bytes: 0,
             bells_owed: 0,
             unheard: 0,
+            queued_max,
+            flow: FlowControl::Free,
+            is_behind: false,
         }
+    }
+
+    /// Sets whether the client may send requests, as far as the service is concerned.
+    pub(super) fn set_flow(&mut self, flow: FlowControl) {
+        self.flow = flow;
+        self.show_flow();
+    }
+
+    /// Who does not keep up with reading can not send more of what comes back to it, until it has
+    /// read half of what waits. Its other requests are served as ever.
+    fn slow_down(&mut self) {
+        let is_behind = if self.is_behind {
+            self.queued_bytes > self.queued_max / 4
+        } else {
+            self.queued_bytes > self.queued_max / 2
+        };
+        if is_behind != self.is_behind {
+            self.is_behind = is_behind;
+            self.show_flow();
+        }
+    }
+
+    fn show_flow(&self) {
+        let flow = match self.flow {
+            FlowControl::Free if self.is_behind => FlowControl::Soft,
+            flow => flow,
+        };
+        self.channels.request.set_flow_control(flow.value());
     }
 
     /// Whether there are events of which the client was not told.
@@ -316,12 +359,8 @@ impl Open {
         self.bells_owed >= BELLS_MAX || self.unheard >= UNHEARD_MAX || !self.queue.is_empty()
     }
 
-    /// Queues an event, within the bound of the caller.
-    pub(super) fn queue_event(
-        &mut self,
-        parts: &[&[u8]],
-        bytes_max: usize,
-    ) -> Result<(), CloseReason> {
+    /// Queues an event, within the bound.
+    pub(super) fn queue_event(&mut self, parts: &[&[u8]]) -> Result<(), CloseReason> {
         self.traffic.events += 1;
         self.unheard += parts.iter().map(|part| part.len()).sum::<usize>();
         // The short way: no copy in between.
@@ -330,11 +369,12 @@ impl Open {
             return Ok(());
         }
         let event = parts.concat();
-        if self.queued_bytes + taken_by(&event) > bytes_max {
+        if self.queued_bytes + taken_by(&event) > self.queued_max {
             return Err(CloseReason::EventOverrun);
         }
         self.queued_bytes += taken_by(&event);
         self.queue.push_back(event);
+        self.slow_down();
         Ok(())
     }
 }

@@ -273,7 +273,7 @@ impl Server {
             return Err(SendError::Closed);
         };
         let service = &self.services[client.service];
-        let flow_control = service.flow_control.value();
+        let flow_control = service.flow_control;
         let size = hello.max_message.max(self.options.message_min);
         let open_count = self
             .connections
@@ -294,13 +294,15 @@ impl Server {
                 return Err(SendError::Closed);
             }
         };
-        channels.request.set_flow_control(flow_control);
         let welcome = channels.welcome(id, size);
         let limit = usize::try_from(size).unwrap_or(usize::MAX);
         let Some(client) = self.connections.get_mut(&id) else {
             return Err(SendError::Closed);
         };
-        client.state = State::Open(Box::new(Open::new(channels, credentials, limit)));
+        let queued_max = self.options.event_bytes_max;
+        let mut open = Box::new(Open::new(channels, credentials, limit, queued_max));
+        open.set_flow(flow_control);
+        client.state = State::Open(open);
         match client.send_whole(&welcome.encode()) {
             Ok(()) => Ok(()),
             Err(reason) => {
@@ -363,7 +365,7 @@ impl Server {
             if client.service == service.0
                 && let Some(open) = client.open_mut()
             {
-                open.channels.request.set_flow_control(flow_control.value());
+                open.set_flow(flow_control);
                 of_service.push(*id);
             }
         }

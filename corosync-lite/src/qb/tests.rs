@@ -430,6 +430,40 @@ fn flow_control_holds_requests_back() {
 }
 
 #[test]
+fn a_client_that_is_behind_with_reading_can_not_send_for_a_while() {
+    let mut demo = Demo::new(|options| options.event_bytes_max = 4 << 20);
+    let mut client = demo.client();
+    let flow = |client: &Client| client.request.as_ref().unwrap().flow_control();
+    let events = |count: u32, size: u32| [count.to_le_bytes(), size.to_le_bytes()].concat();
+    // What fits the ring of the client does not wait.
+    assert!(client.send(3, &events(10, 100_000)));
+    demo.turn();
+    assert_eq!(flow(&client), 0);
+    assert!(client.send(3, &events(24, 100_000)));
+    demo.turn();
+    assert_eq!(flow(&client), 2);
+    // Nobody else is held back, and what has an answer gets one.
+    let other = demo.client();
+    assert_eq!(flow(&other), 0);
+    assert!(client.send(1, b"answered"));
+    demo.turn();
+    let answers: Vec<_> = std::iter::from_fn(|| client.response()).collect();
+    assert_eq!(answers[2][24..], *b"answered");
+    let service = demo.service;
+    demo.server.set_flow_control(service, FlowControl::Soft);
+    demo.server.set_flow_control(service, FlowControl::Free);
+    assert_eq!((flow(&client), flow(&other)), (2, 0));
+    let mut read = 0;
+    while flow(&client) != 0 {
+        assert!(client.event().is_some(), "{read} were read");
+        read += 1;
+        demo.turn();
+    }
+    assert!((10..34).contains(&read), "{read}");
+    assert_eq!(demo.closed, []);
+}
+
+#[test]
 fn what_a_dead_client_sent_is_still_done() {
     let mut demo = Demo::new(|_| {});
     let mut client = demo.client();

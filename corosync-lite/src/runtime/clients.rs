@@ -6,16 +6,23 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::Instant;
 
 use crate::proto::node::{Credentials, Flow, Node, Request, Service};
 use crate::qb::{
     self, CloseReason, ConnectionId, Event, FlowControl, SendError, Server, ServiceId,
 };
-use crate::service::{ClientId, Message, cmap};
+use crate::service::{ClientId, Message, Status, cmap, cpg};
+
+use super::buffers::{Buffers, Outcome};
 
 /// The daemon has no membership yet: clients try again.
 const NOT_READY: i32 = -11;
+/// Where libcpg makes the buffers that it shares.
+const SHARED_MEMORY: &str = "/dev/shm";
+/// Number of the answer to a message that was sent from such a buffer.
+const MCAST: i32 = 2;
 const VOTEQUORUM: &str = "corosync_votequorum";
 
 /// What was taken.
@@ -34,6 +41,7 @@ pub(super) struct Clients {
     server: Server,
     services: Vec<(ServiceId, Service)>,
     table: BTreeMap<ClientId, (ConnectionId, Service)>,
+    buffers: Buffers,
     is_open: bool,
 }
 
@@ -67,6 +75,7 @@ impl Clients {
             server,
             services,
             table: BTreeMap::new(),
+            buffers: Buffers::new(Path::new(SHARED_MEMORY)),
             is_open: false,
         })
     }
@@ -120,6 +129,7 @@ impl Clients {
                 let client = ClientId(connection.number());
                 if let Some((_, service)) = self.table.remove(&client) {
                     tell_end(service, reason);
+                    self.buffers.client_gone(client);
                     node.client_gone(now, client);
                 }
             }
@@ -196,6 +206,7 @@ impl Clients {
             );
             return self.server.refuse(connection, refusal.errno());
         }
+        node.name_client(client, &process_name(who.pid));
         // Told to the node already: if this fails, the end of the connection is told, too.
         self.table.insert(client, (connection, service));
         if let Err(error) = self.server.accept(connection) {
@@ -214,8 +225,14 @@ impl Clients {
         let Some((_, service)) = self.table.get(&client).copied() else {
             return Taken::Other;
         };
+        if service == Service::Cpg && self.handle_buffer(node, now, connection, request) {
+            return Taken::Other;
+        }
         match Request::decode(service, &request.message) {
             Ok(request) => {
+                if service == Service::Cmap && node.looks_at_statistics(client) {
+                    self.count_waiting(node);
+                }
                 let writes = matches!(
                     request,
                     Request::Cmap(cmap::Request::Set { .. } | cmap::Request::Delete { .. })
@@ -228,12 +245,58 @@ impl Clients {
             Err(error) => {
                 let (id, name) = (request.id, service.name());
                 tracing::debug!(target: "QB", "request {id} to '{name}' is refused: {error}");
+                node.note_invalid(client);
                 if service.is_answered(id) {
                     self.respond(client, &Message::rejected(error));
                 }
             }
         }
         Taken::Other
+    }
+
+    /// Serves requests about memory that is shared in another way. True if it was one.
+    fn handle_buffer(
+        &mut self,
+        node: &mut Node,
+        now: Instant,
+        connection: ConnectionId,
+        request: &qb::Request,
+    ) -> bool {
+        let client = ClientId(connection.number());
+        let Some(who) = self.server.credentials(connection) else {
+            return false;
+        };
+        let outcome = self
+            .buffers
+            .handle(client, who.uid, request.id, &request.message);
+        let answer = match outcome {
+            Outcome::NotMine => return false,
+            Outcome::Done(status) => Message::plain(0, status),
+            Outcome::Send(message) => match Request::decode(Service::Cpg, &message) {
+                Ok(Request::Cpg(send @ cpg::Request::Mcast { .. })) => {
+                    let is_member = node.groups().can_send(client);
+                    node.handle_request(now, client, Request::Cpg(send));
+                    let status = if is_member {
+                        Status::OK
+                    } else {
+                        Status::NOT_EXIST
+                    };
+                    Message::plain(MCAST, status)
+                }
+                _ => Message::plain(MCAST, Status::INVALID_PARAM),
+            },
+        };
+        self.respond(client, &answer);
+        true
+    }
+
+    /// Tells the node what only the connections know.
+    fn count_waiting(&self, node: &mut Node) {
+        for (client, (connection, _)) in &self.table {
+            if let Some(traffic) = self.server.traffic(*connection) {
+                node.note_queue(*client, traffic.queued);
+            }
+        }
     }
 
     fn check(&mut self, connection: ConnectionId, service: Service, sent: Result<(), SendError>) {
@@ -250,6 +313,12 @@ impl Clients {
             }
         }
     }
+}
+
+/// As tools show it; nothing if the process is gone or hidden.
+fn process_name(pid: i32) -> String {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_end().to_owned()
 }
 
 /// Most clients simply end; that one was cut off has to be seen.

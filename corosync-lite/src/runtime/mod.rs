@@ -3,6 +3,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `buffers` | memory that clients share to send from |
 //! | `clients` | connections of the local services: who is let in, requests, answers |
 //! | `outbox` | datagrams on their way to the sockets, and what the kernel says to them |
 //! | `reload` | reading a changed configuration beside the loop |
@@ -19,6 +20,7 @@
 //! Threads: the loop is one thread. It waits for nothing but its own descriptors, and for the disk
 //! when a ring id is stored.
 
+mod buffers;
 mod clients;
 mod outbox;
 mod reload;

@@ -235,7 +235,11 @@ impl Map {
             if client.statistics != statistics {
                 continue;
             }
-            for tracker in client.trackers.values().filter(|t| t.wants(key, change)) {
+            // Of counters below a prefix, nobody wants to know each change.
+            let counts = |it: &&Tracker| statistics && it.kinds & track::PREFIX != 0;
+            let wants =
+                |it: &&Tracker| it.wants(key, change) && !(change == track::MODIFY && counts(it));
+            for tracker in client.trackers.values().filter(wants) {
                 let event = Event {
                     client_handle: tracker.client_handle,
                     key: key.to_owned(),
@@ -251,10 +255,11 @@ impl Map {
     fn client_set(&mut self, statistics: bool, key: &str, value: Raw) -> Status {
         if statistics {
             // Counters are cleared by writing; the key itself does not appear.
-            let clears = key
-                .strip_prefix("stats.clear.")
-                .is_some_and(|what| CLEARS.contains(&what));
-            return if clears { Status::OK } else { Status::ACCESS };
+            return match key.strip_prefix("stats.clear.") {
+                Some(what) if CLEARS.contains(&what) => Status::OK,
+                Some(_) => Status::NOT_SUPPORTED,
+                None => Status::ACCESS,
+            };
         }
         if is_read_only(key) {
             return Status::ACCESS;
@@ -367,6 +372,13 @@ impl Map {
         let known = track::DELETE | track::MODIFY | track::ADD | track::PREFIX;
         if tracker.kinds & !known != 0 {
             return Err(Status::INVALID_PARAM);
+        }
+        let both = track::ADD | track::DELETE;
+        if self.looks_at_statistics(client)
+            && tracker.kinds & track::PREFIX != 0
+            && tracker.kinds & both != both
+        {
+            return Err(Status::NOT_SUPPORTED);
         }
         let handle = self.new_handle();
         let trackers = &mut self.client(client).trackers;

@@ -394,3 +394,43 @@ proptest! {
         prop_assert_eq!(sum, Raw::u16(u16::try_from(low).unwrap()));
     }
 }
+
+#[test]
+fn counters_are_tracked_one_by_one_and_cleared_by_name() {
+    let mut map = Map::default();
+    let client = ClientId(1);
+    map.handle_request(client, Request::SetCurrentMap { map: 1 });
+    let track = |map: &mut Map, key: &str, kinds: u32| {
+        let request = Request::TrackAdd {
+            key: key.to_owned(),
+            kinds,
+            client_handle: 5,
+        };
+        map.handle_request(client, request).response
+    };
+    let all = track::ADD | track::DELETE | track::MODIFY;
+    let refused = track(&mut map, "stats.", track::PREFIX | track::MODIFY);
+    assert_eq!(refused, Response::TrackAdd(Err(Status::NOT_SUPPORTED)));
+    track(&mut map, "stats.srp.", track::PREFIX | all);
+    track(&mut map, "stats.srp.mcast_tx", track::MODIFY);
+    let told = |map: &mut Map, value| {
+        map.set_statistic("stats.srp.mcast_tx", Raw::u64(value));
+        std::iter::from_fn(|| map.poll_event())
+            .map(|(_, event)| event.change)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(told(&mut map, 1), [track::ADD]);
+    assert_eq!(told(&mut map, 2), [track::MODIFY]);
+    for (key, status) in [
+        ("stats.clear.all", Status::OK),
+        ("stats.clear.everything", Status::NOT_SUPPORTED),
+        ("stats.srp.mcast_tx", Status::ACCESS),
+    ] {
+        let request = Request::Set {
+            key: key.to_owned(),
+            value: Raw::u32(1),
+        };
+        let outcome = map.handle_request(client, request);
+        assert_eq!(outcome.response, Response::Set(status), "{key}");
+    }
+}

@@ -15,6 +15,7 @@ mod codecs;
 pub mod input;
 mod map;
 pub mod mutate;
+mod node;
 mod replication;
 mod ring;
 mod seeds;
@@ -43,7 +44,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     target(
         "transport",
         Form::Message,
@@ -65,6 +66,7 @@ pub const TARGETS: [Target; 18] = [
     target("seals", Form::Message, codecs::seals, seeds::datagrams),
     target("ring", Form::Message, codecs::ring, seeds::ring_messages),
     target("ring-history", Form::Steps, ring::run, ring_seeds),
+    target("node", Form::Steps, node::run, node::seeds),
     target("frames", Form::Message, codecs::frames, bodies),
     target("services", Form::Message, codecs::services, service_seeds),
     target("barriers", Form::Message, codecs::barriers, service_seeds),

@@ -136,10 +136,11 @@ impl Pair {
         let Some(sent) = self.last.clone() else {
             return;
         };
-        let failure = match fields.byte() % 4 {
+        let failure = match fields.byte() % 5 {
             0 => SendFailure::LinkUnusable,
             1 => SendFailure::Other,
             2 => SendFailure::Reported,
+            4 => SendFailure::ReportedTooLarge,
             _ => SendFailure::TooLarge {
                 mtu: Some(fields.short()).filter(|mtu| *mtu != 0),
             },

@@ -16,6 +16,8 @@ pub enum Requirement {
     Network,
     /// Corosync 3 and its tools.
     Corosync,
+    /// The voting device of Corosync's project, both ends.
+    Qdevice,
     /// OpenSSH, both ends.
     Ssh,
 }
@@ -27,6 +29,9 @@ impl Requirement {
             Self::Fuse => Path::new("/dev/fuse").exists(),
             Self::Network => ["ip", "nft", "mount", "bash"].into_iter().all(is_installed),
             Self::Corosync => ["corosync", "corosync-quorumtool"]
+                .into_iter()
+                .all(is_installed),
+            Self::Qdevice => ["corosync-qdevice", "corosync-qnetd"]
                 .into_iter()
                 .all(is_installed),
             Self::Ssh => ["sshd", "ssh", "ssh-keygen", "openssl"]
@@ -45,6 +50,7 @@ impl fmt::Display for Requirement {
                 "the programs ip, nft, mount and bash (packages iproute2, nftables, mount, bash)"
             }
             Self::Corosync => "corosync and corosync-quorumtool (package corosync)",
+            Self::Qdevice => "corosync-qdevice and corosync-qnetd (packages of the same names)",
             Self::Ssh => {
                 "the programs sshd, ssh, ssh-keygen and openssl (packages openssh-server, \
                  openssh-client, openssl)"

@@ -50,6 +50,8 @@ impl QuorumView {
         let table = text.split("Nodeid      Votes").nth(1);
         let rows = table.unwrap_or_default().lines().skip(1);
         let first = |row: &str| row.split_whitespace().next()?.parse().ok();
+        // The device has the number 0.
+        let nodes = rows.filter_map(first).filter(|id| *id != 0);
         Ok(Self {
             ring: value("Ring ID:")?.to_owned(),
             quorate: value("Quorate:")? == "Yes",
@@ -57,7 +59,7 @@ impl QuorumView {
             total: number("Total votes:")?,
             quorum: number("Quorum:")?,
             flags: value("Flags:")?.to_owned(),
-            members: rows.filter_map(first).collect(),
+            members: nodes.collect(),
         })
     }
 }
@@ -72,7 +74,8 @@ mod tests {
             Quorate:          Yes\n\nVotequorum information\nExpected votes:   3\n\
             Total votes:      2\nQuorum:           2  \nFlags:            Quorate \n\n\
             Membership information\n----------------------\n    Nodeid      Votes Name\n\
-            \x20        1          1 n1 (local)\n         3          1 n3\n";
+            \x20        1          1 n1 (local)\n         3          1 n3\n         \
+            0          1            Qdevice\n";
         let view = QuorumView::parse(text).unwrap();
         assert_eq!(view.members, [1, 3]);
         assert_eq!((view.expected, view.total, view.quorum), (3, 2, 2));

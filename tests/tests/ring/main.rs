@@ -9,6 +9,7 @@ mod cold;
 mod keys;
 mod load;
 mod matrix;
+mod qdevice;
 mod reload;
 mod support;
 mod tools;

@@ -22,6 +22,23 @@ fn form(text: &str) -> String {
     words.chars().map(digit).collect()
 }
 
+/// Keys and types of the statistics, without what only one of the daemons counts. A connection
+/// counts the same whoever has it.
+fn counters(text: &str) -> BTreeSet<String> {
+    let own = [
+        "stats.knet.handle.dropped.",
+        "stats.srp.token_retx ",
+        "stats.schedmiss.",
+    ];
+    let keys = text.lines().filter_map(|line| line.split(" = ").next());
+    keys.filter(|key| !own.iter().any(|own| key.starts_with(own)))
+        .map(|key| match key.strip_prefix("stats.ipcs.service") {
+            Some(of_client) => of_client.rsplit('.').next().unwrap_or(of_client).to_owned(),
+            None => form(key),
+        })
+        .collect()
+}
+
 /// Keys of a map, without numbers and without the services that only Corosync has.
 fn keys(text: &str) -> BTreeSet<String> {
     let others = [
@@ -79,6 +96,27 @@ fn tools_print_the_same_on_both() {
     assert_eq!(corosync, lite, "members of groups");
     let [corosync, lite] = on_both(&ring, "corosync-cmapctl").map(|text| keys(&text));
     assert_eq!(corosync, lite, "keys of the map");
+    let [corosync, lite] = on_both(&ring, "corosync-cmapctl -m stats").map(|text| counters(&text));
+    assert_eq!(corosync, lite, "keys of the statistics");
+    for text in on_both(&ring, "corosync-cmapctl -m stats stats.") {
+        let line = |key: &str| text.lines().find(|line| line.starts_with(key));
+        for key in [
+            "stats.srp.memb_join_rx ",
+            "stats.srp.commit_entered ",
+            "stats.knet.node3.link0.rx_pong_packets ",
+        ] {
+            let line = line(key).unwrap();
+            assert!(!line.ends_with(" = 0"), "{line}");
+        }
+        assert!(
+            text.contains("(str) = corosync-cmapct"),
+            "name of the process"
+        );
+    }
+    let cleared = "corosync-cmapctl -C all && corosync-cmapctl -m stats stats.srp.commit_entered";
+    for text in on_both(&ring, cleared) {
+        assert!(text.ends_with(" = 0\n"), "{text}");
+    }
     ring.finish().unwrap();
 }
 

@@ -89,6 +89,11 @@ impl Client {
         }
     }
 
+    /// Whether there is a [`Self::sender`].
+    pub(super) fn can_send(&self) -> bool {
+        matches!(self.state, State::Joining(_) | State::Joined(_))
+    }
+
     /// Starts a walk.
     pub(super) fn walk_start(&mut self, kind: IterKind, group: Group) -> Result<u64, Status> {
         if self.walks.len() >= WALKS_MAX {

@@ -167,6 +167,12 @@ impl Cpg {
         all.map(|(group, process)| (group, process.node, process.pid))
     }
 
+    /// Whether what a client sends goes to its group.
+    pub fn can_send(&self, client: ClientId) -> bool {
+        let client = self.clients.get(&client);
+        client.is_some_and(Client::can_send)
+    }
+
     /// A client came.
     pub fn client_connected(&mut self, client: ClientId) {
         self.clients.insert(client, Client::default());

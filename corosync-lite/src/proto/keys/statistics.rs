@@ -1,12 +1,15 @@
 //! The statistics map, computed from the counters of the parts when somebody looks.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use crate::proto::{knet, srp};
 use crate::service::cmap::{Raw, kind};
 
 /// Pauses that are shown, the newest first.
 const PAUSES_MAX: usize = 10;
+/// More failed attempts to find a membership in a row mean that something is in the way.
+const GATHERS_IN_VAIN_MAX: u32 = 3;
 
 /// Counters of all parts.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +20,11 @@ pub struct Statistics {
     pub queued: u32,
     /// The ring.
     pub ring: srp::Stats,
-    /// All links of the transport; none for those without links.
+    /// All links of the transport, that of this node to itself included; none for those without
+    /// links.
     pub links: Vec<knet::LinkStatus>,
+    /// The transport as a whole, if it has links.
+    pub transport: Option<knet::Stats>,
     /// Local clients.
     pub connections: Vec<Connection>,
     /// Connections that were closed since the start.
@@ -52,6 +58,8 @@ pub struct Connection {
     pub invalid: u64,
     /// Requests are not read at the moment.
     pub flow_control: bool,
+    /// How often that began.
+    pub flow_control_count: u64,
 }
 
 /// A time the daemon did not get to run.
@@ -65,7 +73,7 @@ pub struct Pause {
 
 impl Statistics {
     /// All keys and values.
-    pub fn values(&self) -> BTreeMap<String, Raw> {
+    pub fn values(&self, now: Instant) -> BTreeMap<String, Raw> {
         let mut values = BTreeMap::new();
         let mut put = |key: String, value: Raw| {
             values.insert(key, value);
@@ -75,8 +83,11 @@ impl Statistics {
             Raw::u32(self.queue_room),
         );
         put("stats.pg.msg_reserved".to_owned(), Raw::u32(self.queued));
-        for (name, number) in ring(&self.ring) {
-            put(format!("stats.srp.{name}"), Raw::u64(number));
+        for (name, value) in of_ring(&self.ring, now) {
+            put(format!("stats.srp.{name}"), value);
+        }
+        for (name, value) in self.transport.iter().flat_map(of_transport) {
+            put(format!("stats.knet.handle.{name}"), value);
         }
         for link in &self.links {
             for (name, value) in of_link(link) {
@@ -115,44 +126,146 @@ impl Statistics {
     }
 }
 
-/// Those that are counted here; nothing is shown for the others.
-fn ring(stats: &srp::Stats) -> [(&'static str, u64); 13] {
-    use srp::GatherReason::{ConsensusTimeout, TokenLost, TokenLostInCommit, TokenLostInRecovery};
-    let gathers = |reason| stats.gathers.get(&reason).copied().unwrap_or(0);
+/// The protocol of the ring.
+fn of_ring(stats: &srp::Stats, now: Instant) -> [(&'static str, Raw); 31] {
+    use srp::GatherReason::{
+        CommitTokenMissing, ConsensusTimeout, TokenLost, TokenLostInCommit, TokenLostInRecovery,
+    };
+    let gathers = |reason| Raw::u64(stats.gathers.get(&reason).copied().unwrap_or(0));
+    let silence = stats
+        .tokens
+        .last()
+        .map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+    let failing = stats.gathers_in_vain > GATHERS_IN_VAIN_MAX;
     [
-        ("orf_token_tx", stats.tokens_sent),
-        ("orf_token_rx", stats.tokens_accepted),
-        ("token_retx", stats.tokens_resent),
-        ("mcast_tx", stats.messages_sent),
-        ("mcast_retx", stats.messages_resent),
-        ("mcast_rx", stats.messages_received),
-        ("operational_entered", stats.rings_installed),
-        ("gather_entered", stats.gathers.values().sum()),
+        ("orf_token_tx", Raw::u64(stats.tokens_sent)),
+        ("orf_token_rx", Raw::u64(stats.tokens_accepted)),
+        ("token_retx", Raw::u64(stats.tokens_resent)),
+        ("memb_merge_detect_tx", Raw::u64(stats.merge_detects.sent)),
+        (
+            "memb_merge_detect_rx",
+            Raw::u64(stats.merge_detects.received),
+        ),
+        ("memb_join_tx", Raw::u64(stats.joins.sent)),
+        ("memb_join_rx", Raw::u64(stats.joins.received)),
+        ("mcast_tx", Raw::u64(stats.messages_sent)),
+        ("mcast_retx", Raw::u64(stats.messages_resent)),
+        ("mcast_rx", Raw::u64(stats.messages_received)),
+        ("memb_commit_token_tx", Raw::u64(stats.commit_tokens.sent)),
+        (
+            "memb_commit_token_rx",
+            Raw::u64(stats.commit_tokens.received),
+        ),
+        ("token_hold_cancel_tx", Raw::u64(stats.hold_cancels.sent)),
+        (
+            "token_hold_cancel_rx",
+            Raw::u64(stats.hold_cancels.received),
+        ),
+        ("operational_entered", Raw::u64(stats.rings_installed)),
         ("operational_token_lost", gathers(TokenLost)),
+        ("gather_entered", Raw::u64(stats.gathers.values().sum())),
+        ("gather_token_lost", gathers(CommitTokenMissing)),
+        ("commit_entered", Raw::u64(stats.commits)),
         ("commit_token_lost", gathers(TokenLostInCommit)),
+        ("recovery_entered", Raw::u64(stats.recoveries)),
         ("recovery_token_lost", gathers(TokenLostInRecovery)),
         ("consensus_timeouts", gathers(ConsensusTimeout)),
-        ("rx_msg_dropped", stats.discards.values().sum()),
+        ("rx_msg_dropped", Raw::u64(stats.discards.values().sum())),
+        (
+            "time_since_token_last_received",
+            Raw::u64(u64::try_from(silence.as_millis()).unwrap_or(u64::MAX)),
+        ),
+        ("continuous_gather", Raw::u32(stats.gathers_in_vain)),
+        // What fails at one link is counted there.
+        ("continuous_sendmsg_failures", Raw::u32(0)),
+        ("firewall_enabled_or_nic_failure", Raw::u8(failing.into())),
+        ("mtt_rx_token", millis(stats.tokens.mean_interval())),
+        // A token is sent on within the turn of the loop that received it.
+        ("avg_token_workload", Raw::u32(0)),
+        ("avg_backlog_calc", Raw::u32(stats.tokens.mean_backlog())),
     ]
 }
 
-fn of_link(link: &knet::LinkStatus) -> [(&'static str, Raw); 10] {
-    let count = |number: u64| Raw::u32(u32::try_from(number).unwrap_or(u32::MAX));
-    let latency = link.latency.map_or(0, |latency| latency.as_micros());
-    let latency = Raw::u32(u32::try_from(latency).unwrap_or(u32::MAX));
-    let mtu = Raw::u32(u32::try_from(link.data_room).unwrap_or(u32::MAX));
-    [
-        ("enabled", Raw::u8(1)),
-        ("connected", Raw::u8(link.up.into())),
-        ("mtu", mtu),
-        ("latency_ave", latency),
-        ("up_count", count(link.ups)),
-        ("down_count", count(link.downs)),
-        ("tx_total_packets", Raw::u64(link.traffic.sent)),
-        ("tx_total_bytes", Raw::u64(link.traffic.sent_bytes)),
-        ("rx_total_packets", Raw::u64(link.traffic.received)),
-        ("rx_total_bytes", Raw::u64(link.traffic.received_bytes)),
-    ]
+fn count(number: u64) -> Raw {
+    Raw::u32(u32::try_from(number).unwrap_or(u32::MAX))
+}
+
+fn millis(time: Duration) -> Raw {
+    Raw::u32(u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
+}
+
+fn micros(time: Option<Duration>, none: u32) -> Raw {
+    Raw::u32(time.map_or(none, |time| {
+        u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+    }))
+}
+
+fn of_link(link: &knet::LinkStatus) -> Vec<(String, Raw)> {
+    let mtu = u32::try_from(link.data_room).unwrap_or(u32::MAX);
+    let traffic = &link.traffic;
+    let total = traffic.total();
+    let mut values = vec![
+        ("enabled".to_owned(), Raw::u8(1)),
+        ("connected".to_owned(), Raw::u8(link.up.into())),
+        ("mtu".to_owned(), Raw::u32(mtu)),
+        ("latency_ave".to_owned(), micros(link.latency, 0)),
+        (
+            "latency_min".to_owned(),
+            micros(link.latencies.shortest, u32::MAX),
+        ),
+        ("latency_max".to_owned(), micros(link.latencies.longest, 0)),
+        ("latency_samples".to_owned(), count(link.latencies.count)),
+        ("up_count".to_owned(), count(link.ups)),
+        ("down_count".to_owned(), count(link.downs)),
+        ("tx_total_errors".to_owned(), Raw::u64(total.refused)),
+        // Sending waits for the socket, which is no new attempt.
+        ("rx_total_retries".to_owned(), Raw::u64(0)),
+    ];
+    let kinds = [
+        ("data", &traffic.data),
+        ("ping", &traffic.ping),
+        ("pong", &traffic.pong),
+        ("pmtu", &traffic.pmtud),
+        ("total", &total),
+    ];
+    for (name, amount) in kinds {
+        values.extend([
+            (format!("tx_{name}_packets"), Raw::u64(amount.sent)),
+            (format!("tx_{name}_bytes"), Raw::u64(amount.sent_bytes)),
+            (format!("rx_{name}_packets"), Raw::u64(amount.received)),
+            (format!("rx_{name}_bytes"), Raw::u64(amount.received_bytes)),
+        ]);
+        if name != "total" {
+            values.push((format!("tx_{name}_errors"), count(amount.refused)));
+            values.push((format!("tx_{name}_retries"), Raw::u32(0)));
+        }
+    }
+    values
+}
+
+/// The transport as a whole. There is no compression, and nobody looks at the clock for each
+/// datagram: these are as they are where nothing was measured.
+fn of_transport(stats: &knet::Stats) -> Vec<(String, Raw)> {
+    let mut values = vec![
+        ("tx_uncompressed_packets".to_owned(), Raw::u64(0)),
+        ("tx_crypt_packets".to_owned(), Raw::u64(stats.sealed)),
+        (
+            "tx_crypt_byte_overhead".to_owned(),
+            Raw::u64(stats.sealed_extra),
+        ),
+        ("rx_crypt_packets".to_owned(), Raw::u64(stats.opened)),
+    ];
+    for way in ["tx", "rx"] {
+        for name in ["packets", "original_bytes", "size_bytes"] {
+            values.push((format!("{way}_compressed_{name}"), Raw::u64(0)));
+        }
+        for what in ["compress", "crypt"] {
+            for (name, time) in [("min", u64::MAX), ("max", 0), ("ave", 0)] {
+                values.push((format!("{way}_{what}_time_{name}"), Raw::u64(time)));
+            }
+        }
+    }
+    values
 }
 
 fn of_connection(one: &Connection) -> [(&'static str, Raw); 13] {
@@ -169,6 +282,6 @@ fn of_connection(one: &Connection) -> [(&'static str, Raw); 13] {
         ("send_retries", Raw::u64(0)),
         ("recv_retries", Raw::u64(0)),
         ("flow_control", Raw::u32(one.flow_control.into())),
-        ("flow_control_count", Raw::u64(0)),
+        ("flow_control_count", Raw::u64(one.flow_control_count)),
     ]
 }

@@ -153,7 +153,19 @@ fn statistics_name_what_is_there_and_forget_what_is_gone() {
         data_room: 1397,
         ups: 3,
         downs: 2,
-        traffic: knet::Traffic::default(),
+        traffic: knet::Traffic {
+            data: knet::Amount {
+                sent: 7,
+                refused: 1,
+                ..knet::Amount::default()
+            },
+            ping: knet::Amount {
+                sent: 3,
+                ..knet::Amount::default()
+            },
+            ..knet::Traffic::default()
+        },
+        latencies: knet::Latencies::default(),
     };
     let connection = Connection {
         service: 2,
@@ -163,6 +175,7 @@ fn statistics_name_what_is_there_and_forget_what_is_gone() {
         requests: 9,
         ..Connection::default()
     };
+    let now = knet::tests_base();
     let mut ring = srp::Stats::default();
     ring.gathers.insert(srp::GatherReason::TokenLost, 4);
     let mut statistics = Statistics {
@@ -178,10 +191,14 @@ fn statistics_name_what_is_there_and_forget_what_is_gone() {
         ],
         ..Statistics::default()
     };
-    let values = statistics.values();
+    let values = statistics.values(now);
     let expected = [
         ("stats.knet.node2.link1.latency_ave", Raw::u32(250)),
         ("stats.knet.node2.link1.mtu", Raw::u32(1397)),
+        ("stats.knet.node2.link1.tx_data_packets", Raw::u64(7)),
+        ("stats.knet.node2.link1.tx_data_errors", Raw::u32(1)),
+        ("stats.knet.node2.link1.tx_total_packets", Raw::u64(10)),
+        ("stats.knet.node2.link1.latency_min", Raw::u32(u32::MAX)),
         (
             "stats.ipcs.service2.77.0xbeef.procname",
             Raw::text("pmxcfs"),
@@ -199,7 +216,7 @@ fn statistics_name_what_is_there_and_forget_what_is_gone() {
     map.handle_request(ClientId(2), Request::SetCurrentMap { map: 1 });
     map.load_statistics(values);
     statistics.connections.clear();
-    map.load_statistics(statistics.values());
+    map.load_statistics(statistics.values(now));
     let request = Request::IterInit {
         prefix: "stats.ipcs.service".to_owned(),
     };

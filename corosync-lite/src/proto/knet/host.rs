@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::defrag::{Defrag, Recent};
 use super::link::Link;
+use crate::wire::knet::Body;
 
 /// Which links carry data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,11 +63,12 @@ impl Host {
     }
 
     /// Counts an authentic datagram for the link that it came over.
-    pub(super) fn count_received(&mut self, from: IpAddr, bytes: u64) {
+    pub(super) fn count_received(&mut self, from: IpAddr, body: &Body<'_>, bytes: u64) {
         let mut links = self.links.values_mut();
         if let Some(link) = links.find(|link| link.remote.ip() == from) {
-            link.traffic.received += 1;
-            link.traffic.received_bytes += bytes;
+            let amount = link.traffic.of_body(body);
+            amount.received += 1;
+            amount.received_bytes += bytes;
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::Discard;
 use super::pmtud::Pmtud;
-use super::stats::Traffic;
+use super::stats::{Latencies, Traffic};
 
 const MAX_OUTSTANDING: usize = 16;
 /// Pings of a link that answers but is not up yet, and of one whose pong is late.
@@ -65,6 +65,7 @@ pub(super) struct Link {
     pub(super) config: LinkConfig,
     pub(super) pmtud: Pmtud,
     pub(super) traffic: Traffic,
+    pub(super) latencies: Latencies,
     up_since: Option<Instant>,
     /// Since the link was last down.
     pongs: u32,
@@ -90,6 +91,7 @@ impl Link {
             config,
             pmtud,
             traffic: Traffic::default(),
+            latencies: Latencies::default(),
             up_since: None,
             pongs: 0,
             flaps: 0,
@@ -227,7 +229,15 @@ impl Link {
         Ok(true)
     }
 
+    /// Sets counters to zero.
+    pub(super) fn clear_stats(&mut self) {
+        self.traffic = Traffic::default();
+        self.latencies = Latencies::default();
+        (self.ups, self.downs) = (0, 0);
+    }
+
     fn measure(&mut self, latency: Duration) {
+        self.latencies.note(latency);
         let precision = self.config.ping_precision.max(1);
         self.samples = self.samples.saturating_add(1).min(precision);
         let average = self.latency.unwrap_or_default();

@@ -39,9 +39,9 @@ pub use defrag::MAX_MESSAGE_LEN;
 pub use host::LinkMode;
 pub use link::{LinkConfig, LinkDownReason};
 pub use outbox::{Purpose, Transmit};
-pub use stats::{Discard, Drops, LinkStatus, Stats, Traffic};
+pub use stats::{Amount, Discard, Drops, Latencies, LinkStatus, Stats, Traffic};
 #[cfg(test)]
-use tests::base as tests_base;
+pub(in crate::proto) use tests::base as tests_base;
 
 use crate::wire::NodeId;
 use crate::wire::knet::{Body, DataHeader, MAX_FRAGMENTS, Packet, Ping, Pmtud};
@@ -126,7 +126,7 @@ pub enum SendError {
 /// What the kernel said to a datagram, when it was sent or later through the error queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SendFailure {
-    /// It is too large (EMSGSIZE).
+    /// It is too large for this host (EMSGSIZE).
     TooLarge {
         /// Largest IP packet that the kernel would take, if it says so.
         mtu: Option<u16>,
@@ -136,6 +136,8 @@ pub enum SendFailure {
     LinkUnusable,
     /// Somebody on the way or the peer's host says that it did not arrive (ICMP): anyone could.
     Reported,
+    /// Somebody on the way says that it was too large (ICMP): anyone could.
+    ReportedTooLarge,
     /// A passing condition (EAGAIN, ENOBUFS), or one that says nothing about the link.
     Other,
 }
@@ -250,16 +252,18 @@ impl Knet {
         let Some(link) = host.and_then(|host| host.links.get_mut(&sent.link)) else {
             return;
         };
+        link.traffic.of_purpose(sent.purpose).refused += 1;
         match failure {
             SendFailure::Other => return,
             SendFailure::TooLarge { mtu } => {
                 let probe = match sent.purpose {
                     Purpose::Probe(size) => Some(size),
-                    Purpose::Data | Purpose::Control => None,
+                    _ => None,
                 };
                 link.pmtud.handle_too_large(now, probe, mtu);
             }
             SendFailure::Reported => link.doubt(now),
+            SendFailure::ReportedTooLarge => link.pmtud.handle_report(now),
             SendFailure::LinkUnusable => {
                 if link.take_down(now) {
                     self.events.push_back(Event::LinkDown {
@@ -305,8 +309,9 @@ impl Knet {
         let transmit = self.outbox.pop()?;
         let host = self.hosts.get_mut(&transmit.host);
         if let Some(link) = host.and_then(|host| host.links.get_mut(&transmit.link)) {
-            link.traffic.sent += 1;
-            link.traffic.sent_bytes += byte_count(&transmit.datagram);
+            let amount = link.traffic.of_purpose(transmit.purpose);
+            amount.sent += 1;
+            amount.sent_bytes += byte_count(&transmit.datagram);
         }
         Some(transmit)
     }
@@ -323,7 +328,15 @@ impl Knet {
         self.deadline
     }
 
-    /// Counters since the start.
+    /// Sets counters to zero.
+    pub fn clear_stats(&mut self) {
+        self.stats = Stats::default();
+        for link in self.hosts.values_mut().flat_map(|it| it.links.values_mut()) {
+            link.clear_stats();
+        }
+    }
+
+    /// Counters since the start, or since they were cleared.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.stats
@@ -344,6 +357,7 @@ impl Knet {
                 ups: link.ups(),
                 downs: link.downs(),
                 traffic: link.traffic,
+                latencies: link.latencies,
             })
         })
     }
@@ -379,7 +393,8 @@ impl Knet {
         }
         let node = NodeId(u32::from(packet.node));
         let host = self.hosts.get_mut(&node).ok_or(Discard::UnknownHost)?;
-        host.count_received(from, byte_count(datagram));
+        host.count_received(from, &packet.body, byte_count(datagram));
+        self.stats.opened += u64::from(self.outbox.seal.is_keyed());
         let fingerprint = Fingerprint::of(datagram);
         match packet.body {
             Body::Data(header, payload) => {

@@ -38,10 +38,14 @@ pub struct Transmit {
 pub enum Purpose {
     /// Carries a message.
     Data,
-    /// Ping, pong or an answer to a probe.
-    Control,
+    /// Asks for a pong.
+    Ping,
+    /// Answers a ping.
+    Pong,
     /// Finds out whether an IP packet of this size gets through.
     Probe(u16),
+    /// It did.
+    ProbeReply,
 }
 
 /// Where a datagram goes.
@@ -100,13 +104,21 @@ impl Outbox {
             node: self.local,
             body,
         };
-        let sealed = self
-            .seal
-            .seal(&mut self.scratch, |out| packet.encode(out))
-            .is_ok();
+        let mut packet_len = 0;
+        let write = |out: &mut Vec<u8>| {
+            let before = out.len();
+            packet.encode(out);
+            packet_len = out.len() - before;
+        };
+        let sealed = self.seal.seal(&mut self.scratch, write).is_ok();
         if !sealed {
             stats.not_sent += 1;
             return None;
+        }
+        if self.seal.is_keyed() {
+            stats.sealed += 1;
+            let extra = self.scratch.len().saturating_sub(packet_len);
+            stats.sealed_extra += u64::try_from(extra).unwrap_or(u64::MAX);
         }
         if self.pool.capacity() - self.pool.len() < self.scratch.len() {
             // Takes the old block again if all its datagrams are sent.
@@ -146,9 +158,15 @@ impl Outbox {
         });
     }
 
-    fn control(&mut self, stats: &mut Stats, destination: Destination, body: Body<'_>) {
+    fn control(
+        &mut self,
+        stats: &mut Stats,
+        destination: Destination,
+        purpose: Purpose,
+        body: Body<'_>,
+    ) {
         if let Some(datagram) = self.sealed(stats, body) {
-            self.push(stats, destination, Purpose::Control, datagram);
+            self.push(stats, destination, purpose, datagram);
         }
     }
 
@@ -167,12 +185,12 @@ impl Outbox {
             seq: self.seq,
             timed,
         };
-        self.control(stats, destination, Body::Ping(ping));
+        self.control(stats, destination, Purpose::Ping, Body::Ping(ping));
         link.pinged(now, time, timed);
     }
 
     pub(super) fn pong(&mut self, stats: &mut Stats, destination: Destination, ping: Ping) {
-        self.control(stats, destination, Body::Pong(ping));
+        self.control(stats, destination, Purpose::Pong, Body::Pong(ping));
     }
 
     pub(super) fn probe_reply(
@@ -181,7 +199,8 @@ impl Outbox {
         destination: Destination,
         pmtud: Pmtud,
     ) {
-        self.control(stats, destination, Body::PmtudReply(pmtud));
+        let reply = Body::PmtudReply(pmtud);
+        self.control(stats, destination, Purpose::ProbeReply, reply);
     }
 
     /// A probe that makes an IP packet of at most `size` bytes, less by no more than a cipher block.
@@ -193,9 +212,7 @@ impl Outbox {
         };
         let filling = self.seal.packet_room(room).saturating_sub(PMTUD_LEN);
         let body = Body::PmtudProbe { pmtud, filling };
-        if let Some(datagram) = self.sealed(stats, body) {
-            self.push(stats, destination, Purpose::Probe(size), datagram);
-        }
+        self.control(stats, destination, Purpose::Probe(size), body);
     }
 }
 

@@ -6,6 +6,10 @@
 //! use; when it gets no answer any more, the smallest size is used until the run ends, because it
 //! may be the only one that still gets through.
 //!
+//! What this host's own kernel refuses is believed at once. What is said on the way (ICMP) may be
+//! forged, so it makes the next run come sooner and changes nothing by itself: the size in use is
+//! given up when it gets no answer, as in any run.
+//!
 //! Invariant: a link on which not even the smallest size gets through is not usable.
 
 use std::time::{Duration, Instant};
@@ -16,6 +20,8 @@ const PRECISION: u16 = 8;
 /// Between runs while nothing gets through.
 const RETRY: Duration = Duration::from_secs(2);
 const LARGEST: u16 = u16::MAX;
+/// Between the starts of runs, whoever asks for one.
+const REPORT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Discovery on one link.
 #[derive(Debug)]
@@ -27,6 +33,10 @@ pub(super) struct Pmtud {
     valid: bool,
     /// Where the next run starts.
     ceiling: u16,
+    /// When the last run started.
+    started: Option<Instant>,
+    /// There is a reason to believe that the size in use does not get through any more.
+    doubted: bool,
     phase: Phase,
 }
 
@@ -70,6 +80,8 @@ impl Pmtud {
             mtu: fixed.unwrap_or(smallest).max(smallest),
             valid: true,
             ceiling: LARGEST,
+            started: None,
+            doubted: false,
             phase: match fixed {
                 Some(_) => Phase::Fixed,
                 None => Phase::Off,
@@ -104,12 +116,24 @@ impl Pmtud {
     pub(super) fn link_down(&mut self) {
         if !matches!(self.phase, Phase::Fixed) {
             self.phase = Phase::Off;
+            self.doubted = false;
             self.mtu = self.smallest;
             self.valid = true;
         }
     }
 
+    /// Somebody on the way says that a packet was too large for it. Whether it is true shows when
+    /// the size in use is tried; during a run it may be true of the probe.
+    pub(super) fn handle_report(&mut self, now: Instant) {
+        if let Phase::Idle(next) = &mut self.phase {
+            let soon = self.started.map_or(now, |at| now.max(at + REPORT_PAUSE));
+            *next = soon.min(*next);
+            self.doubted = true;
+        }
+    }
+
     fn start(&mut self, now: Instant) {
+        self.started = Some(now);
         let high = self.ceiling.max(self.mtu);
         self.phase = Phase::Probing(Probing {
             size: if self.mtu > self.smallest {
@@ -136,7 +160,7 @@ impl Pmtud {
             Phase::Probing(probing) if probing.due > now => None,
             Phase::Probing(probing) if probing.tries < TRIES => {
                 probing.tries += 1;
-                probing.due = now + wait;
+                probing.due = now + if self.doubted { wait / 2 } else { wait };
                 Some(Action::Probe(probing.size))
             }
             Phase::Probing(probing) => {
@@ -155,6 +179,7 @@ impl Pmtud {
             return None;
         }
         probing.low = size;
+        self.doubted = false;
         let probing = *probing;
         Some(self.next_probe(now, probing))
     }
@@ -202,6 +227,7 @@ impl Pmtud {
 
     /// A size got no answer. `true` if MTU or usability changed.
     fn unanswered(&mut self, now: Instant, mut probing: Probing) -> bool {
+        self.doubted = false;
         if probing.size == self.smallest {
             self.phase = Phase::Idle(now + RETRY);
             return self.set(self.smallest, false);
@@ -335,6 +361,57 @@ mod tests {
         assert_eq!(pmtud.mtu(), 576);
         assert_eq!(run(&mut pmtud, &mut now, WAIT, 1500, 1500), 1);
         assert_eq!(pmtud.mtu(), 1500);
+    }
+
+    #[test]
+    fn what_somebody_on_the_way_says_is_tried_and_not_believed() {
+        let (mut pmtud, mut now) = up();
+        run(&mut pmtud, &mut now, WAIT, 1500, 1500);
+        // A flood of forged reports, in all phases of a run.
+        let mut probes = 0;
+        for _ in 0..10_000 {
+            pmtud.handle_report(now);
+            probes += run(&mut pmtud, &mut now, Duration::from_millis(1), 1500, 1500);
+            assert_eq!((pmtud.mtu(), pmtud.is_valid()), (1500, true));
+        }
+        assert!((9..=11).contains(&probes), "{probes}");
+        // A true one: the path became narrower.
+        run(&mut pmtud, &mut now, REPORT_PAUSE * 2, 1500, 1500);
+        pmtud.handle_report(now);
+        run(&mut pmtud, &mut now, WAIT * 3 / 2, 1500, 1400);
+        assert!(pmtud.mtu() <= 1400, "{}", pmtud.mtu());
+        run(&mut pmtud, &mut now, INTERVAL / 2, 1500, 1400);
+        assert!((1392..=1400).contains(&pmtud.mtu()), "{}", pmtud.mtu());
+    }
+
+    #[test]
+    fn reports_about_larger_probes_do_not_narrow_a_link() {
+        let (mut pmtud, mut now) = up();
+        run(&mut pmtud, &mut now, Duration::from_secs(20), 1500, 1400);
+        let known = pmtud.mtu();
+        let end = now + INTERVAL * 2;
+        while let Some(due) = pmtud.deadline().filter(|due| *due <= end) {
+            now = due.max(now);
+            if let Some(Action::Probe(size)) = pmtud.handle_timeout(now, WAIT) {
+                if size > 1400 {
+                    pmtud.handle_report(now);
+                } else {
+                    pmtud.handle_reply(now, size);
+                }
+            }
+            assert!(pmtud.mtu() >= known, "{}", pmtud.mtu());
+        }
+    }
+
+    #[test]
+    fn the_smallest_size_stays_usable_whatever_is_reported() {
+        let (mut pmtud, mut now) = up();
+        run(&mut pmtud, &mut now, Duration::from_secs(20), 1500, 576);
+        for _ in 0..3000 {
+            pmtud.handle_report(now);
+            run(&mut pmtud, &mut now, Duration::from_millis(1), 1500, 576);
+            assert_eq!((pmtud.mtu(), pmtud.is_valid()), (576, true));
+        }
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What was dropped and why, and the state of links, for whoever shows it.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::outbox::Purpose;
 use crate::wire::NodeId;
+use crate::wire::knet::Body;
 
 /// Why a datagram was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,6 +134,12 @@ pub struct Stats {
     pub not_sent: u64,
     /// Datagrams that the kernel refused.
     pub send_failures: u64,
+    /// Datagrams that were encrypted.
+    pub sealed: u64,
+    /// Bytes that this added to them.
+    pub sealed_extra: u64,
+    /// Encrypted datagrams that came and were authentic.
+    pub opened: u64,
     /// Datagrams that were dropped.
     pub drops: Drops,
 }
@@ -161,11 +169,80 @@ pub struct LinkStatus {
     pub downs: u64,
     /// What went over it.
     pub traffic: Traffic,
+    /// How long its pongs took.
+    pub latencies: Latencies,
 }
 
-/// Datagrams on one link, all purposes together.
+impl LinkStatus {
+    /// What a host has instead of a link to itself.
+    #[must_use]
+    pub fn of_oneself(host: NodeId, link: u8, address: IpAddr) -> Self {
+        Self {
+            host,
+            link,
+            remote: SocketAddr::new(address, 0),
+            up: true,
+            usable: true,
+            latency: None,
+            mtu: u16::MAX,
+            data_room: usize::from(u16::MAX),
+            ups: 1,
+            downs: 0,
+            traffic: Traffic::default(),
+            latencies: Latencies::default(),
+        }
+    }
+}
+
+/// Datagrams on one link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Traffic {
+    /// Messages, or parts of them.
+    pub data: Amount,
+    /// Pings.
+    pub ping: Amount,
+    /// Their answers.
+    pub pong: Amount,
+    /// Probes of the path's MTU, and their answers.
+    pub pmtud: Amount,
+}
+
+impl Traffic {
+    /// All purposes together.
+    #[must_use]
+    pub fn total(&self) -> Amount {
+        let all = [self.data, self.ping, self.pong, self.pmtud];
+        all.into_iter().fold(Amount::default(), |sum, it| Amount {
+            sent: sum.sent + it.sent,
+            sent_bytes: sum.sent_bytes + it.sent_bytes,
+            received: sum.received + it.received,
+            received_bytes: sum.received_bytes + it.received_bytes,
+            refused: sum.refused + it.refused,
+        })
+    }
+
+    pub(super) fn of_purpose(&mut self, purpose: Purpose) -> &mut Amount {
+        match purpose {
+            Purpose::Data => &mut self.data,
+            Purpose::Ping => &mut self.ping,
+            Purpose::Pong => &mut self.pong,
+            Purpose::Probe(_) | Purpose::ProbeReply => &mut self.pmtud,
+        }
+    }
+
+    pub(super) fn of_body(&mut self, body: &Body<'_>) -> &mut Amount {
+        match body {
+            Body::Data(..) => &mut self.data,
+            Body::Ping(_) => &mut self.ping,
+            Body::Pong(_) => &mut self.pong,
+            Body::PmtudProbe { .. } | Body::PmtudReply(_) => &mut self.pmtud,
+        }
+    }
+}
+
+/// Datagrams for one purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amount {
     /// Datagrams given to the socket.
     pub sent: u64,
     /// Their bytes.
@@ -174,6 +251,27 @@ pub struct Traffic {
     pub received: u64,
     /// Their bytes.
     pub received_bytes: u64,
+    /// Datagrams that the kernel refused.
+    pub refused: u64,
+}
+
+/// Times from ping to pong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Latencies {
+    /// The shortest one.
+    pub shortest: Option<Duration>,
+    /// The longest one.
+    pub longest: Option<Duration>,
+    /// How many there were.
+    pub count: u64,
+}
+
+impl Latencies {
+    pub(super) fn note(&mut self, latency: Duration) {
+        self.count += 1;
+        self.shortest = Some(self.shortest.map_or(latency, |it| it.min(latency)));
+        self.longest = Some(self.longest.map_or(latency, |it| it.max(latency)));
+    }
 }
 
 #[cfg(test)]

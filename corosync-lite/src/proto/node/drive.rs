@@ -277,6 +277,8 @@ impl Node {
         let flow = if blocked { Flow::Blocked } else { Flow::Open };
         if flow != self.flow {
             self.flow = flow;
+            let waiting = self.connections.values_mut().filter(|it| it.can_wait());
+            waiting.for_each(|it| it.blocked += u64::from(blocked));
             for service in [Service::Cfg, Service::Cpg] {
                 self.outputs.push_back(Output::FlowControl(service, flow));
             }

@@ -218,7 +218,10 @@ impl Node {
     }
 
     fn clear_statistics(&mut self, which: cmap::Counters) {
-        use cmap::Counters::{All, Ipc, Schedmiss, Totem};
+        use cmap::Counters::{All, Ipc, Knet, Schedmiss, Totem};
+        if matches!(which, All | Knet) {
+            self.transport.clear_stats();
+        }
         if matches!(which, All | Totem) {
             self.srp.clear_stats();
         }

@@ -194,6 +194,6 @@ pub enum NodeError {
     #[error("{0}")]
     Quorum(#[from] crate::proto::quorum::Conflict),
     /// A setting that is not supported.
-    #[error("{0} is not supported")]
+    #[error("{0} is not supported: remove it, on all nodes")]
     Unsupported(&'static str),
 }

@@ -207,7 +207,6 @@ impl TransportCore {
         }
     }
 
-    /// All links; none for the transports that do not watch any.
     /// Dropped datagrams by reason, as far as they are told apart.
     pub(super) fn dropped(&self) -> BTreeMap<&'static str, u64> {
         match self {
@@ -222,6 +221,22 @@ impl TransportCore {
         }
     }
 
+    /// Counters, where links are watched.
+    pub(super) fn stats(&self) -> Option<knet::Stats> {
+        match self {
+            Self::Knet(knet) => Some(knet.stats()),
+            Self::Plain(_) => None,
+        }
+    }
+
+    /// Sets counters to zero.
+    pub(super) fn clear_stats(&mut self) {
+        if let Self::Knet(knet) = self {
+            knet.clear_stats();
+        }
+    }
+
+    /// All links; none for the transports that do not watch any.
     pub(super) fn links(&self) -> Vec<knet::LinkStatus> {
         match self {
             Self::Knet(knet) => knet.links().collect(),

@@ -120,6 +120,8 @@ impl Quorum {
         let mut nodes: Vec<_> = states
             .map(|(node, record)| (node.0, record.state.number()))
             .collect();
+        // As the original: the others in order, then this one.
+        nodes.sort_by_key(|(node, _)| *node == self.us.0);
         if self.device.is_registered(&self.votes) {
             // The original never gives the device a state.
             nodes.push((NodeId::NONE.0, 0));

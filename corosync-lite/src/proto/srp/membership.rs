@@ -37,6 +37,9 @@ impl Srp {
         self.consensus = BTreeSet::from([self.node]);
         self.state = State::Gather;
         *self.stats.gathers.entry(reason).or_default() += 1;
+        if reason == GatherReason::ConsensusTimeout {
+            self.stats.gathers_in_vain = self.stats.gathers_in_vain.saturating_add(1);
+        }
         self.announce(Some(reason));
         if self.config.send_join.is_zero() {
             self.send_join();
@@ -59,6 +62,7 @@ impl Srp {
             failed: self.failed.iter().copied().collect(),
             ring_seq: self.ring.seq,
         };
+        self.stats.joins.sent += 1;
         self.transmit(Destination::Others, join.encode());
     }
 
@@ -82,6 +86,7 @@ impl Srp {
             failed: others.chain([self.node]).take(NODES_MAX).collect(),
             ring_seq: self.ring.seq,
         };
+        self.stats.joins.sent += 1;
         self.transmit(Destination::Others, leave.encode());
     }
 
@@ -366,6 +371,7 @@ impl Srp {
                 system_from: self.node,
                 ring: self.ring,
             };
+            self.stats.merge_detects.sent += 1;
             self.transmit(Destination::Others, merge.encode());
         }
     }

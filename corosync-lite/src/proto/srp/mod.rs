@@ -305,10 +305,22 @@ impl Srp {
         match Message::decode(datagram)? {
             Message::OrfToken(token) => self.handle_orf_token(now, token),
             Message::Mcast(mcast) => self.handle_mcast(now, &mcast, datagram),
-            Message::MergeDetect(merge) => self.handle_merge_detect(now, &merge),
-            Message::MembJoin(join) => self.handle_join(now, &join),
-            Message::CommitToken(token) => self.handle_commit_token(now, token),
-            Message::HoldCancel(cancel) => self.handle_hold_cancel(now, &cancel),
+            Message::MergeDetect(merge) => {
+                self.stats.merge_detects.received += 1;
+                self.handle_merge_detect(now, &merge)
+            }
+            Message::MembJoin(join) => {
+                self.stats.joins.received += 1;
+                self.handle_join(now, &join)
+            }
+            Message::CommitToken(token) => {
+                self.stats.commit_tokens.received += 1;
+                self.handle_commit_token(now, token)
+            }
+            Message::HoldCancel(cancel) => {
+                self.stats.hold_cancels.received += 1;
+                self.handle_hold_cancel(now, &cancel)
+            }
         }
     }
 

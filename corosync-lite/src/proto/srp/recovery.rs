@@ -159,6 +159,8 @@ impl Srp {
         self.ring_seq_max = self.ring_seq_max.max(self.ring.seq);
         self.rotation = Rotation::default();
         self.state = State::Commit;
+        self.stats.commits += 1;
+        self.stats.gathers_in_vain = 0;
         self.announce(None);
         token.memb_index = token.memb_index.saturating_add(1);
         self.send_commit_token(now, token);
@@ -167,6 +169,7 @@ impl Srp {
     fn send_commit_token(&mut self, now: Instant, mut token: CommitToken) {
         token.header = Header::new(self.node, self.successor);
         token.token_seq = token.token_seq.next();
+        self.stats.commit_tokens.sent += 1;
         self.keep_and_send(token.encode());
         self.timers
             .start(Timer::TokenRetransmit, now, self.config.token_retransmit);
@@ -196,6 +199,7 @@ impl Srp {
                 .collect();
         }
         self.state = State::Recovery(Box::new(recovery));
+        self.stats.recoveries += 1;
         self.announce(None);
         self.send_commit_token(now, token);
     }

@@ -1,7 +1,8 @@
 //! What a ring counts, and the reasons it gives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use crate::wire::srp::DecodeError;
 
@@ -114,7 +115,58 @@ impl fmt::Display for GatherReason {
     }
 }
 
-/// Counters since the start; all only grow.
+/// When tokens came, and what waited to be sent then. Knows the last hundred.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens(VecDeque<(Instant, u32)>);
+
+impl Tokens {
+    const MAX: usize = 100;
+
+    pub(super) fn note(&mut self, now: Instant, backlog: u32) {
+        if self.0.len() == Self::MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, backlog));
+    }
+
+    /// When the last one came.
+    #[must_use]
+    pub fn last(&self) -> Option<Instant> {
+        self.0.back().map(|(at, _)| *at)
+    }
+
+    /// Mean time between two.
+    #[must_use]
+    pub fn mean_interval(&self) -> Duration {
+        let first = self.0.front().map(|(at, _)| *at);
+        let between = first
+            .zip(self.last())
+            .map_or(Duration::ZERO, |(first, last)| {
+                last.saturating_duration_since(first)
+            });
+        let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        between / count.saturating_sub(1).max(1)
+    }
+
+    /// Mean number of frames that waited.
+    #[must_use]
+    pub fn mean_backlog(&self) -> u32 {
+        let sum: u64 = self.0.iter().map(|(_, backlog)| u64::from(*backlog)).sum();
+        let count = u64::try_from(self.0.len()).unwrap_or(u64::MAX).max(1);
+        u32::try_from(sum / count).unwrap_or(u32::MAX)
+    }
+}
+
+/// Messages of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exchanged {
+    /// Sent by this node.
+    pub sent: u64,
+    /// Received, whether they were of use or not.
+    pub received: u64,
+}
+
+/// Counters since the start; all only grow, but [`Stats::gathers_in_vain`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// ORF tokens accepted.
@@ -141,8 +193,47 @@ pub struct Stats {
     pub rings_installed: u64,
     /// Tokens that came later than the warning threshold.
     pub tokens_late: u64,
+    /// Messages by which rings find each other.
+    pub merge_detects: Exchanged,
+    /// Join messages.
+    pub joins: Exchanged,
+    /// Commit tokens; those sent again do not count.
+    pub commit_tokens: Exchanged,
+    /// Messages that wake a node that holds the token.
+    pub hold_cancels: Exchanged,
+    /// Transitions to the commit state.
+    pub commits: u64,
+    /// Transitions to the recovery state.
+    pub recoveries: u64,
+    /// Attempts to agree on a membership that have failed since the last that did not.
+    pub gathers_in_vain: u32,
+    /// The last tokens.
+    pub tokens: Tokens,
     /// Transitions to the gather state by reason.
     pub gathers: BTreeMap<GatherReason, u64>,
     /// Datagrams not used, by reason.
     pub discards: BTreeMap<Discard, u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_are_of_the_last_hundred_tokens() {
+        let mut tokens = Tokens::default();
+        let start = crate::proto::knet::tests_base();
+        assert_eq!(
+            (tokens.mean_interval(), tokens.mean_backlog()),
+            (Duration::ZERO, 0)
+        );
+        let mut now = start;
+        for number in 0..300 {
+            now += Duration::from_millis(if number < 150 { 1000 } else { 10 });
+            tokens.note(now, if number < 150 { 90 } else { 7 });
+        }
+        assert_eq!(tokens.last(), Some(now));
+        assert_eq!(tokens.mean_interval(), Duration::from_millis(10));
+        assert_eq!(tokens.mean_backlog(), 7);
+    }
 }

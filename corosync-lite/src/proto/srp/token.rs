@@ -111,6 +111,7 @@ impl Srp {
         let last_aru = std::mem::replace(&mut self.rotation.last_aru, token.aru);
 
         let backlog = self.backlog();
+        self.stats.tokens.note(now, backlog);
         let mut allowed = self.flow_control(&token, backlog);
         let is_repeating = self.repeat_messages(token.seq);
         let resent = self.retransmit(&mut token, &mut allowed);
@@ -442,6 +443,7 @@ impl Srp {
                 header: Header::new(self.node, NodeId::NONE),
                 ring: self.ring,
             };
+            self.stats.hold_cancels.sent += 1;
             self.transmit(Destination::Others, cancel.encode());
             self.release_hold(now);
         }

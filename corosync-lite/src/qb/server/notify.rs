@@ -21,7 +21,9 @@ impl Server {
     /// at the latest when [`Server::poll_event`] has nothing more.
     ///
     /// # Errors
-    /// See [`SendError`]. A client that lets events pile up is disconnected.
+    /// See [`SendError`]. A client that lets events pile up can not send any more what may be
+    /// refused ([`super::FlowControl::Soft`]) when half of the bound is reached, and is
+    /// disconnected at the bound.
     pub fn notify(
         &mut self,
         connection: ConnectionId,
@@ -29,14 +31,13 @@ impl Server {
         error: i32,
         body: &[&[u8]],
     ) -> Result<(), SendError> {
-        let bytes_max = self.options.event_bytes_max;
         let (open, head) = self.prepare(connection, id, error, body)?;
         if open.left.is_some() {
             return Ok(());
         }
         let parts = parts_of(&head, body);
         let is_first = !open.owes_bells();
-        if let Err(reason) = open.queue_event(&parts, bytes_max) {
+        if let Err(reason) = open.queue_event(&parts) {
             self.end(connection.0, reason);
             return Err(SendError::Closed);
         }

@@ -78,6 +78,7 @@ fn a_configuration_and_a_transport_make_a_view() {
         ups: 0,
         downs: 0,
         traffic: knet::Traffic::default(),
+        latencies: knet::Latencies::default(),
     };
     let members = BTreeSet::from([LOCAL]);
     let mut view = FromConfig {

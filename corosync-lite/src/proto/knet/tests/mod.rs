@@ -20,7 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
     clippy::disallowed_methods,
     reason = "there is no other way to make an instant"
 )]
-pub(super) fn base() -> Instant {
+pub(in crate::proto) fn base() -> Instant {
     static BASE: OnceLock<Instant> = OnceLock::new();
     *BASE.get_or_init(Instant::now)
 }
@@ -44,7 +44,7 @@ fn links_come_up_and_messages_of_all_sizes_arrive() {
         assert_eq!(net.knet(node).data_room(), 1397);
         for link in net.knet(node).links() {
             assert_eq!((link.data_room, link.ups, link.downs), (1397, 1, 0));
-            assert!(link.traffic.sent > 5 && link.traffic.received_bytes > 400);
+            assert!(link.traffic.total().sent > 5 && link.traffic.total().received_bytes > 400);
         }
         for len in [13, 1000, 1397, 1398, 20_000, MAX_MESSAGE_LEN] {
             let payload = message(0, len);
@@ -385,7 +385,7 @@ fn pings_are_forced_and_numbers_wrap_around_zero() {
         zero += u32::from(net.knet(1).outbox.seq == 0);
         let mut pings = 0;
         while let Some(transmit) = net.knet(1).poll_transmit() {
-            pings += usize::from(transmit.purpose == Purpose::Control);
+            pings += usize::from(transmit.purpose == Purpose::Ping);
             let from = net::address(1, 0).ip();
             net.knet(2)
                 .handle_datagram(now, from, &transmit.datagram)
