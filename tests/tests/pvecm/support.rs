@@ -9,14 +9,15 @@ use tests::cluster::SYNC_DEADLINE;
 use tests::lab::{Requirement, available};
 use tests::load::Writer;
 use tests::services::{Messaging, PveLab};
-use tests::wait::{eventually, eventually_ok};
+use tests::wait::{eventually, eventually_ok, now};
 
 /// What nodes need of the machine.
-const ALL: [Requirement; 4] = [
+const ALL: [Requirement; 5] = [
     Requirement::Root,
     Requirement::Fuse,
     Requirement::Network,
     Requirement::Corosync,
+    Requirement::Ssh,
 ];
 /// Files that a node takes from a member when it is joined by hand.
 const COPIED: [(&str, &str); 2] = [
@@ -94,6 +95,14 @@ pub(crate) fn await_text(nodes: &PveLab, ids: &[usize], path: &str, text: &str) 
     }
 }
 
+/// Does a part of a test, and tells how long that took.
+pub(crate) fn step<T>(what: &str, part: impl FnOnce() -> T) -> T {
+    let start = now();
+    let done = part();
+    eprintln!("{what}: {:.1} s", start.elapsed().as_secs_f64());
+    done
+}
+
 /// What a command wrote to its error output, that has to end with this code.
 pub(crate) fn fails(nodes: &PveLab, id: usize, args: &str, code: i32) -> String {
     let output = nodes.try_pvecm(id, args).unwrap();
@@ -117,6 +126,11 @@ impl Load {
         Self {
             writers: writers.collect(),
         }
+    }
+
+    /// Another writer, on this node.
+    pub(crate) fn add(&mut self, nodes: &PveLab, id: usize) {
+        self.writers.extend(Self::new(nodes, &[id]).writers);
     }
 
     /// Lets the writers work while `disturb` does its part. What was acknowledged has to be there
