@@ -38,14 +38,25 @@ impl Writers {
     /// # Errors
     /// When a directory can not be made.
     pub fn new(nodes: impl IntoIterator<Item = (usize, PathBuf)>) -> Result<Self> {
-        let writers = nodes.into_iter().map(|(id, root)| {
-            let dir = root.join(directory(id));
-            fs::create_dir(&dir).with_context(|| format!("{}", dir.display()))?;
-            Ok((id, Writer::new(dir, u64::try_from(id)?)))
-        });
-        Ok(Self {
-            writers: writers.collect::<Result<_>>()?,
-        })
+        let mut all = Self {
+            writers: Vec::new(),
+        };
+        nodes
+            .into_iter()
+            .try_for_each(|(id, root)| all.add(id, &root))?;
+        Ok(all)
+    }
+
+    /// Another writer, on the node with this number and root of the tree.
+    ///
+    /// # Errors
+    /// When its directory can not be made.
+    pub fn add(&mut self, id: usize, root: &Path) -> Result<()> {
+        let dir = root.join(directory(id));
+        fs::create_dir(&dir).with_context(|| format!("{}", dir.display()))?;
+        self.writers
+            .push((id, Writer::new(dir, u64::try_from(id)?)));
+        Ok(())
     }
 
     /// Lets the writers of these nodes write in pieces: what runs there is another implementation.

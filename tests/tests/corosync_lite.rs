@@ -264,6 +264,28 @@ fn three_nodes_form_a_ring_and_an_address_that_goes_takes_its_link_down() {
     for (host, daemon) in hosts.iter().zip(&all) {
         daemon.await_members(host, 3).unwrap();
     }
+    a_node_that_is_put_out_says_goodbye(settings, &hosts, all);
+}
+
+/// The others need not wait for a timeout.
+fn a_node_that_is_put_out_says_goodbye(
+    mut settings: Settings,
+    hosts: &[&Host],
+    mut all: Vec<Corosync>,
+) {
+    settings.config_version += 1;
+    settings.token = 10 * FORM_DEADLINE;
+    for host in hosts {
+        settings.install(host).unwrap();
+    }
+    hosts[0].sh_ok("corosync-cfgtool -R").unwrap();
+    let last = all.pop().unwrap();
+    hosts[0].sh_ok("corosync-cfgtool -k 3").unwrap();
+    let ended = last.program().wait(END_LIMIT).unwrap();
+    assert_eq!(ended.code(), Some(255));
+    for (host, daemon) in hosts.iter().zip(&all) {
+        daemon.await_members(host, 2).unwrap();
+    }
     for daemon in all {
         daemon.stop().unwrap();
     }

@@ -195,11 +195,6 @@ impl Runtime {
                 self.clients.open();
                 ready();
             }
-            if let Some(End::Shutdown(ShutdownReason::Killed { .. })) = &self.end
-                && let Some(end) = self.end.take()
-            {
-                return Ok(end);
-            }
             if self.end.is_some() {
                 self.node.leave(clock::now());
                 self.settle(clock::now())?;

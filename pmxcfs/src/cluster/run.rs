@@ -24,8 +24,9 @@ use crate::{
     wire::{MemberId, fuse_msg::FuseMessage},
 };
 
-/// Time between two attempts to reach the messaging daemon.
-const CONNECT_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two attempts to reach the messaging daemon. Both services start together, and what
+/// waits for quorum waits for the first attempt that succeeds.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Time between leaving a group because of a fault and joining anew: a node that is at fault
 /// again and again must not keep the others busy with rounds.
@@ -184,7 +185,7 @@ impl<G: Group> Runner<G> {
             Err(error) => {
                 let text = error.to_string();
                 if self.connect_failure.as_ref() != Some(&text) {
-                    tracing::warn!("{text}; trying again every second");
+                    tracing::warn!("{text}; trying again until it answers");
                 }
                 self.connect_failure = Some(text);
             }

@@ -1,63 +1,89 @@
-//! The life of a cluster of five nodes, under load.
+//! The life of a cluster of five nodes that is made with the command alone, and written to all the
+//! time.
 
 use std::fs;
+use std::thread;
 
+use tests::cluster::SYNC_DEADLINE;
+use tests::corosync::QuorumState;
 use tests::services::Messaging::{Corosync, Lite};
 use tests::services::PveLab;
+use tests::wait::eventually;
 
-use crate::support::{all_vote, await_text, check, cluster, join, writers};
+use crate::joining::{cluster_of_one, make_root_key, over_ssh, serve, with_password, with_token};
+use crate::support::{all_vote, await_text, check, fresh, link_args, step, writers};
 
 const CONF: &str = "/etc/corosync/corosync.conf";
 const NODES: [usize; 5] = [1, 2, 3, 4, 5];
 
 #[test]
-fn five_nodes_are_changed_while_they_are_written_to() {
-    let Some(mut nodes) = cluster(&[Lite, Corosync, Lite, Corosync, Lite], 2) else {
+fn five_nodes_are_joined_and_changed_while_they_are_written_to() {
+    let Some(mut nodes) = fresh(&[Lite, Corosync, Lite, Corosync, Lite]) else {
         return;
     };
-    for id in NODES {
-        // Logging in from node to node needs the keys of all.
-        nodes.pvecm(id, "updatecerts --silent").unwrap();
-        nodes.host(id).sh_ok("systemctl start ssh").unwrap();
-    }
-    let mut load = writers(&nodes, &[1, 2]);
+    step("created", || cluster_of_one(&nodes, 2));
+    let mut load = writers(&nodes, &[1]);
+    load.during(|_| joins(&nodes)).unwrap();
+    check(&mut load, &nodes, &NODES);
+    load.add(2, &nodes.path(2, "")).unwrap();
     load.during(|_| links(&nodes)).unwrap();
     check(&mut load, &nodes, &NODES);
-
-    // One dies and is removed.
-    nodes.power_off(4);
-    load.during(|_| {
-        nodes.await_online(&[1, 2, 3, 5]).unwrap();
-        nodes.pvecm(2, "delnode n4 --purge").unwrap();
-        await_text(&nodes, &[1, 2, 3, 5], CONF, "name: n5");
-    })
-    .unwrap();
-    assert!(!nodes.path(1, "nodes/n4").exists());
+    load.during(|_| remove_dead(&mut nodes)).unwrap();
+    check(&mut load, &nodes, &[1, 2, 3, 5]);
     load.during(|_| separate_and_rejoin(&nodes)).unwrap();
     check(&mut load, &nodes, &[1, 2, 3, 5]);
-
-    // Half of them fail: nothing can be written until fewer votes are expected.
-    for id in [3, 5] {
-        nodes.power_off(id);
-    }
-    for id in [1, 2] {
-        nodes.await_writable(id, false).unwrap();
-    }
-    assert!(fs::write(nodes.path(1, "refused"), "x").is_err());
-    nodes.host(1).sh_ok("corosync-quorumtool -e 2").unwrap();
-    nodes.await_online(&[1, 2]).unwrap();
-    load.during(|_| {
-        fs::write(nodes.path(2, "accepted"), "x").unwrap();
-    })
-    .unwrap();
-    for id in [3, 5] {
-        nodes.boot(id).unwrap();
-        nodes.host(id).sh_ok(&third_network(id)).unwrap();
-    }
-    nodes.await_online(&[1, 2, 3, 5]).unwrap();
-    nodes.await_equal(&[1, 2, 3, 5]).unwrap();
+    load.during(|_| lose_quorum_and_recover(&mut nodes))
+        .unwrap();
     check(&mut load, &nodes, &[1, 2, 3, 5]);
     assert!(nodes.path(5, "accepted").exists());
+}
+
+/// Joins a node with these arguments, and both links.
+fn add(nodes: &PveLab, id: usize, how: &str, links: usize) {
+    let args = link_args(nodes, id, links);
+    let shown = nodes.pvecm(id, &format!("add {how} {args}")).unwrap();
+    let done = format!("successfully added node 'n{id}' to cluster.");
+    assert!(shown.contains(&done), "{shown}");
+}
+
+/// Waits until these nodes vote, each of them with one vote, and all know it.
+fn await_votes(nodes: &PveLab, ids: &[usize]) {
+    nodes.await_online(ids).unwrap();
+    for id in ids {
+        let all_vote =
+            || QuorumState::of(nodes.host(*id)).is_ok_and(|it| it.quorate && it.votes == ids.len());
+        eventually(SYNC_DEADLINE, &format!("all votes on n{id}"), all_vote).unwrap();
+    }
+    all_vote(nodes, 1);
+}
+
+/// Four nodes join: one over HTTPS, one over SSH, and two at once, with a token and over HTTPS, each
+/// of these by way of another member.
+fn joins(nodes: &PveLab) {
+    for id in [3, 4, 5] {
+        make_root_key(nodes, id);
+    }
+    step("joined over HTTPS", || {
+        add(nodes, 2, &with_password(nodes, 1, 2), 2);
+        await_votes(nodes, &[1, 2]);
+    });
+    step("joined over SSH", || {
+        add(nodes, 3, &over_ssh(nodes, 1, 3), 2);
+        await_votes(nodes, &[1, 2, 3]);
+    });
+    serve(nodes, 2);
+    step("joined two at once", || {
+        let how = [
+            (4, with_token(nodes, 1, 4)),
+            (5, with_password(nodes, 2, 5)),
+        ];
+        thread::scope(|scope| {
+            for (new, how) in &how {
+                scope.spawn(move || add(nodes, *new, how, 2));
+            }
+        });
+        await_votes(nodes, &NODES);
+    });
 }
 
 /// A network on the same cable as the second one.
@@ -73,24 +99,75 @@ fn links(nodes: &PveLab) {
         nodes.host(id).sh_ok(&third_network(id)).unwrap();
     }
     let all = NODES.map(|id| format!("n{id}=10.79.0.{id}")).join(" ");
-    nodes.pvecm(3, &format!("link add 2 {all}")).unwrap();
-    nodes.pvecm(1, "link set-address 2 n4 10.79.0.104").unwrap();
-    nodes.pvecm(5, "link set-priority 1 20").unwrap();
+    step("link added", || {
+        nodes.pvecm(3, &format!("link add 2 {all}")).unwrap()
+    });
+    step("address changed", || {
+        nodes.pvecm(1, "link set-address 2 n4 10.79.0.104").unwrap()
+    });
+    step("priority changed", || {
+        nodes.pvecm(5, "link set-priority 1 20").unwrap()
+    });
     await_text(nodes, &NODES, CONF, "ring2_addr: 10.79.0.104\n");
     await_text(nodes, &NODES, CONF, "knet_link_priority: 20\n");
     nodes.await_online(&NODES).unwrap();
 }
 
+/// One dies and is removed.
+fn remove_dead(nodes: &mut PveLab) {
+    let rest = [1, 2, 3, 5];
+    nodes.power_off(4);
+    step("noticed a dead node", || nodes.await_online(&rest).unwrap());
+    step("removed it", || {
+        nodes.pvecm(2, "delnode n4 --purge").unwrap();
+        await_votes(nodes, &rest);
+    });
+    for id in rest {
+        await_text(nodes, &[id], CONF, "name: n5");
+        let conf = fs::read_to_string(nodes.host(id).path(CONF)).unwrap();
+        assert!(!conf.contains("name: n4"), "n{id}: {conf}");
+    }
+    assert!(!nodes.path(1, "nodes/n4").exists());
+}
+
 /// A node leaves without being installed again, and comes back under its name.
 fn separate_and_rejoin(nodes: &PveLab) {
     let rest = [1, 2, 3];
-    nodes.pvecm(5, "leave --yes").unwrap();
-    nodes.await_writable(5, true).unwrap();
+    step("separated", || {
+        nodes.pvecm(5, "leave --yes").unwrap();
+        nodes.await_writable(5, true).unwrap();
+    });
     // The others were told.
     let conf = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
     assert!(!conf.contains("name: n5"), "{conf}");
-    nodes.await_online(&rest).unwrap();
-    join(nodes, 2, 5, 3);
-    nodes.await_online(&[1, 2, 3, 5]).unwrap();
-    all_vote(nodes, 2);
+    await_votes(nodes, &rest);
+    step("joined again", || {
+        add(nodes, 5, &with_token(nodes, 2, 5), 3);
+        await_votes(nodes, &[1, 2, 3, 5]);
+    });
+}
+
+/// Half of them fail: nothing can be written until fewer votes are expected.
+fn lose_quorum_and_recover(nodes: &mut PveLab) {
+    for id in [3, 5] {
+        nodes.power_off(id);
+    }
+    step("lost quorum", || {
+        for id in [1, 2] {
+            nodes.await_writable(id, false).unwrap();
+        }
+    });
+    assert!(fs::write(nodes.path(1, "refused"), "x").is_err());
+    step("expected 2", || {
+        nodes.pvecm(1, "expected 2").unwrap();
+        nodes.await_online(&[1, 2]).unwrap();
+    });
+    fs::write(nodes.path(2, "accepted"), "x").unwrap();
+    step("came back", || {
+        for id in [3, 5] {
+            nodes.boot(id).unwrap();
+            nodes.host(id).sh_ok(&third_network(id)).unwrap();
+        }
+        await_votes(nodes, &[1, 2, 3, 5]);
+    });
 }

@@ -1,4 +1,4 @@
-//! Nodes join a cluster: over HTTPS with a password or a token, over SSH, and not at all.
+//! Nodes join a cluster, and are kept out, with a password or a token. (Over SSH: see `five`.)
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,64 +6,19 @@ use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use tests::cluster::SYNC_DEADLINE;
 use tests::corosync::QuorumState;
 use tests::services::Messaging::{Corosync, Lite};
 use tests::services::PveLab;
-use tests::wait::eventually;
 
+use crate::joining::{
+    PASSWORD, cluster_of_one, fingerprint, secret, serve, token, with_password, with_token,
+};
 use crate::support::{fails, fresh};
-
-const PASSWORD: &str = "open sesame & more";
 
 /// What a host sends to the ring gets lost.
 const MUTE: &str = "nft 'add table inet mute' && \
                     nft 'add chain inet mute out { type filter hook output priority 0; }' && \
                     nft 'add rule inet mute out udp dport 5405-5412 drop'";
-
-/// A cluster of one, on the first of these nodes, that others can ask to be let in.
-fn cluster_of_one(nodes: &PveLab) {
-    let args = format!("create lab --link0 {}", nodes.host(1).address(0));
-    nodes.pvecm(1, &args).unwrap();
-    nodes.await_online(&[1]).unwrap();
-    serve(nodes, 1);
-    let host = nodes.host(1);
-    fs::write(host.path("/run/password"), format!("root:{PASSWORD}\n")).unwrap();
-    host.sh_ok("chpasswd </run/password && rm /run/password")
-        .unwrap();
-}
-
-fn serve(nodes: &PveLab, id: usize) {
-    nodes.host(id).sh_ok("systemctl start pveproxy").unwrap();
-    eventually(SYNC_DEADLINE, "a server that listens", || {
-        nodes
-            .host(id)
-            .sh("exec 3<>/dev/tcp/127.0.0.1/8006")
-            .is_ok_and(|output| output.status.success())
-    })
-    .unwrap();
-}
-
-/// Writes a secret to a file of a node.
-fn secret(nodes: &PveLab, id: usize, text: &str) -> &'static str {
-    fs::write(nodes.host(id).path("/root/secret"), text).unwrap();
-    "/root/secret"
-}
-
-fn token(nodes: &PveLab, id: usize) -> String {
-    nodes.pvecm(id, "token 2>/dev/null").unwrap()
-}
-
-/// Fingerprint of what a node shows.
-fn fingerprint(nodes: &PveLab, id: usize) -> String {
-    let info: serde_json::Value =
-        serde_json::from_str(&nodes.pvecm(id, "join-info").unwrap()).unwrap();
-    let entry = info["nodelist"].as_array().unwrap().iter();
-    let own = entry
-        .into_iter()
-        .find(|node| node["name"] == format!("n{id}"));
-    own.unwrap()["pve_fp"].as_str().unwrap().to_owned()
-}
 
 /// What a host has that a join changes.
 fn state(nodes: &PveLab, id: usize) -> String {
@@ -127,12 +82,9 @@ fn a_second_node_joins_with_a_token_and_the_first_is_never_without_quorum() {
         let Some(nodes) = fresh(&messaging) else {
             return;
         };
-        cluster_of_one(&nodes);
-        let file = secret(&nodes, 2, &token(&nodes, 1));
-        let add = format!(
-            "add --token-file {file} --link0 {}",
-            nodes.host(2).address(0)
-        );
+        cluster_of_one(&nodes, 1);
+        let how = with_token(&nodes, 1, 2);
+        let add = format!("add {how} --link0 {}", nodes.host(2).address(0));
         let dry = nodes.pvecm(2, &format!("{add} --dry-run")).unwrap();
         assert!(dry.contains("would stop pve-cluster"), "{dry}");
 
@@ -168,7 +120,7 @@ fn what_is_wrong_is_found_before_anything_changes() {
     let Some(nodes) = fresh(&[Lite, Corosync]) else {
         return;
     };
-    cluster_of_one(&nodes);
+    cluster_of_one(&nodes, 1);
     let right = fingerprint(&nodes, 1);
     let before = (state(&nodes, 1), state(&nodes, 2));
     let peer = nodes.host(1).address(0);
@@ -213,28 +165,74 @@ fn what_is_wrong_is_found_before_anything_changes() {
     );
     assert!(text.contains("virtual guests (100)"), "{text}");
     fs::remove_file(nodes.path(2, "nodes/n2/qemu-server/100.conf")).unwrap();
-    let old = secret(
-        &nodes,
-        2,
-        &token(&nodes, 1).replace("PVEJOIN1-", "PVEJOIN1-e"),
-    );
-    fails(&nodes, 2, &format!("add --token-file {old}"), 2);
-    let dead = format!("add 10.77.0.77 --password-file {old} --fingerprint {right}");
+    let dead = format!("--fingerprint {right}");
+    let dead = with(PASSWORD, &dead).replacen(&peer, "10.77.0.77", 1);
     let text = fails(&nodes, 2, &dead, 1);
     assert!(text.contains("can not reach the API"), "{text}");
-    let tokens = fs::read_dir(nodes.path(1, "priv/join-tokens"))
-        .unwrap()
-        .count();
-    assert_eq!(tokens, 1);
-    nodes.pvecm(1, "token list --output-format json").unwrap();
+    wrong_tokens_are_refused(&nodes);
+    a_member_without_quorum_takes_nobody(&nodes);
     fs::remove_dir_all(nodes.path(1, "priv/join-tokens")).unwrap();
     fs::remove_dir_all(nodes.path(2, "nodes/n2/qemu-server")).ok();
     let after = (state(&nodes, 1), state(&nodes, 2));
-    assert_eq!(after.0, before.0);
+    assert_eq!(after, before);
     // And then it does join.
     let add = with(PASSWORD, &format!("--fingerprint {right}"));
     nodes.pvecm(2, &add).unwrap();
     nodes.await_online(&[1, 2]).unwrap();
+}
+
+/// Garbled, revoked, and older than it may be.
+fn wrong_tokens_are_refused(nodes: &PveLab) {
+    let good = token(nodes, 1);
+    let refused = |text: &str, why: &str| {
+        let file = secret(nodes, 2, text);
+        let said = fails(nodes, 2, &format!("add --token-file {file}"), 2);
+        assert!(said.contains(why), "{said}");
+    };
+    refused(&good.replace("PVEJOIN1-", "PVEJOIN1-e"), "token");
+    let listed = || -> serde_json::Value {
+        let text = nodes.pvecm(1, "token list --output-format json").unwrap();
+        serde_json::from_str(&text).unwrap()
+    };
+    let id = listed()[0]["id"].as_str().unwrap().to_owned();
+    nodes.pvecm(1, &format!("token revoke {id}")).unwrap();
+    refused(&good, "join token is not known");
+    let late = token(nodes, 1);
+    let entry = fs::read_dir(nodes.path(1, "priv/join-tokens")).unwrap();
+    let mut files: Vec<_> = entry.map(|entry| entry.unwrap().path()).collect();
+    let file = files.pop().unwrap();
+    assert!(files.is_empty(), "{files:?}");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    record["expires"] = 1.into();
+    fs::write(&file, record.to_string()).unwrap();
+    assert_eq!(listed(), serde_json::json!([]));
+    refused(&late, "join token has expired");
+}
+
+fn a_member_without_quorum_takes_nobody(nodes: &PveLab) {
+    let how = with_token(nodes, 1, 2);
+    nodes.host(1).sh_ok("systemctl stop corosync").unwrap();
+    nodes.await_writable(1, false).unwrap();
+    let none = |id, args: &str| {
+        let text = fails(nodes, id, args, 3);
+        assert!(text.contains("quorum"), "{args}: {text}");
+    };
+    none(2, &format!("add {how}"));
+    none(2, &format!("add {}", with_password(nodes, 1, 2)));
+    none(1, "addnode n2 --link0 10.77.0.2 --apiversion 1");
+    none(1, "token");
+    nodes.host(1).sh_ok("systemctl start corosync").unwrap();
+    nodes.await_writable(1, true).unwrap();
+}
+
+/// Sends a signal to a join that waits for quorum; returns what it has said.
+fn while_it_waits(nodes: &PveLab, add: &str, signal: &str) -> String {
+    let script = format!(
+        "pvecm {add} --timeout 60 >/run/add-{signal} 2>&1 & joins=$!; \
+         grep -q -m 1 'waiting for quorum' <(tail -n +1 -F /run/add-{signal} 2>&1); \
+         kill -{signal} $joins; wait $joins; cat /run/add-{signal}"
+    );
+    nodes.host(2).sh_ok(&script).unwrap()
 }
 
 #[test]
@@ -242,11 +240,8 @@ fn a_join_that_fails_or_is_killed_is_put_back_on_both_sides() {
     let Some(nodes) = fresh(&[Lite, Lite]) else {
         return;
     };
-    cluster_of_one(&nodes);
-    let right = fingerprint(&nodes, 1);
-    let file = secret(&nodes, 2, PASSWORD);
-    let peer = nodes.host(1).address(0);
-    let add = format!("add {peer} --password-file {file} --fingerprint {right}");
+    cluster_of_one(&nodes, 1);
+    let add = format!("add {}", with_password(&nodes, 1, 2));
     fs::write(nodes.path(2, "storage.cfg"), "dir: mine\n").unwrap();
     let before = state(&nodes, 2);
     // Its packets never leave, so there is no quorum with it.
@@ -265,12 +260,24 @@ fn a_join_that_fails_or_is_killed_is_put_back_on_both_sides() {
     let conf = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
     assert!(!conf.contains("n2"), "{conf}");
 
-    // Killed while it waits.
-    let script = format!(
-        "pvecm {add} --timeout 60 >/run/add.log 2>&1 & \
-         until grep -q 'waiting for quorum' /run/add.log; do :; done; kill -9 $!; wait $!; true"
+    // Ctrl-C while it waits.
+    let text = while_it_waits(&nodes, &add, "INT");
+    assert!(text.contains("interrupted"), "{text}");
+    assert!(
+        text.contains("'10.77.0.1' has taken this node out again"),
+        "{text}"
     );
-    nodes.host(2).sh_ok(&script).unwrap();
+    assert!(text.contains("This node is as it was before."), "{text}");
+    nodes.await_writable(2, true).unwrap();
+    assert_eq!(state(&nodes, 2), before);
+    let conf = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
+    assert!(!conf.contains("n2"), "{conf}");
+
+    // Both sides are killed while it waits.
+    while_it_waits(&nodes, &add, "KILL");
+    let server = "kill -9 $(cat /run/lab/pvecm-serve.pid)";
+    nodes.host(1).sh_ok(server).unwrap();
+    serve(&nodes, 1);
     nodes.host(2).sh_ok("nft flush ruleset").unwrap();
     let shown = nodes.try_pvecm(2, &add).unwrap();
     let text = said(&shown);
@@ -278,46 +285,4 @@ fn a_join_that_fails_or_is_killed_is_put_back_on_both_sides() {
     assert!(text.contains("was broken off earlier"), "{text}");
     nodes.await_online(&[1, 2]).unwrap();
     nodes.await_equal(&[1, 2]).unwrap();
-}
-
-#[test]
-fn nodes_join_over_ssh_and_two_at_once() {
-    let Some(nodes) = fresh(&[Lite, Corosync, Lite, Corosync]) else {
-        return;
-    };
-    cluster_of_one(&nodes);
-    nodes.host(1).sh_ok("systemctl start ssh").unwrap();
-    // What ssh-copy-id and the first question of ssh would do on a terminal.
-    let (n1, n2) = (nodes.host(1), nodes.host(2));
-    n2.sh_ok("mkdir -p -m 700 /root/.ssh && ssh-keygen -q -t rsa -N '' -f /root/.ssh/id_rsa")
-        .unwrap();
-    let key = fs::read_to_string(n2.path("/root/.ssh/id_rsa.pub")).unwrap();
-    let list = nodes.path(1, "priv/authorized_keys");
-    let keys = fs::read_to_string(&list).unwrap_or_default();
-    fs::write(&list, format!("{keys}{key}")).unwrap();
-    let peer = n1.address(0);
-    n2.sh_ok(&format!(
-        "ssh-keyscan {peer} >>/root/.ssh/known_hosts 2>/dev/null"
-    ))
-    .unwrap();
-    nodes.pvecm(2, &format!("add {peer} --use_ssh")).unwrap();
-    nodes.await_online(&[1, 2]).unwrap();
-
-    serve(&nodes, 2);
-    let files =
-        [(3, 1), (4, 2)].map(|(new, member)| (new, secret(&nodes, new, &token(&nodes, member))));
-    thread::scope(|scope| {
-        for (new, file) in files {
-            let nodes = &nodes;
-            scope.spawn(move || {
-                nodes
-                    .pvecm(new, &format!("add --token-file {file}"))
-                    .unwrap()
-            });
-        }
-    });
-    nodes.await_online(&[1, 2, 3, 4]).unwrap();
-    nodes.await_equal(&[1, 2, 3, 4]).unwrap();
-    let votes = QuorumState::of(nodes.host(3)).unwrap();
-    assert!(votes.quorate && votes.votes == 4, "{votes:?}");
 }

@@ -8,6 +8,7 @@
 mod create;
 mod five;
 mod join;
+mod joining;
 mod link;
 mod nodes;
 mod support;

@@ -5,15 +5,16 @@ use std::fs;
 use tests::cluster::SYNC_DEADLINE;
 use tests::lab::{Requirement, available};
 use tests::services::{Messaging, PveLab};
-use tests::wait::eventually_ok;
+use tests::wait::{eventually, eventually_ok, now};
 use tests::writers::Writers;
 
 /// What nodes need of the machine.
-const ALL: [Requirement; 4] = [
+const ALL: [Requirement; 5] = [
     Requirement::Root,
     Requirement::Fuse,
     Requirement::Network,
     Requirement::Corosync,
+    Requirement::Ssh,
 ];
 /// Files that a node takes from a member when it is joined by hand.
 const COPIED: [(&str, &str); 2] = [
@@ -89,6 +90,14 @@ pub(crate) fn await_text(nodes: &PveLab, ids: &[usize], path: &str, text: &str) 
         })
         .unwrap();
     }
+}
+
+/// Does a part of a test, and tells how long that took.
+pub(crate) fn step<T>(what: &str, part: impl FnOnce() -> T) -> T {
+    let start = now();
+    let done = part();
+    eprintln!("{what}: {:.1} s", start.elapsed().as_secs_f64());
+    done
 }
 
 /// What a command wrote to its error output, that has to end with this code.
