@@ -5,7 +5,7 @@ use std::fs;
 use tests::cluster::SYNC_DEADLINE;
 use tests::lab::{Requirement, available};
 use tests::services::{Messaging, PveLab};
-use tests::wait::{eventually, eventually_ok, now};
+use tests::wait::{eventually_ok, now};
 use tests::writers::Writers;
 
 /// What nodes need of the machine.
