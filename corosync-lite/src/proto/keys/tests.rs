@@ -140,9 +140,8 @@ fn services_show_what_went_through_them() {
     assert_eq!(name, Some(&Raw::text("corosync_cfg")));
 }
 
-#[test]
-fn statistics_name_what_is_there_and_forget_what_is_gone() {
-    let link = knet::LinkStatus {
+fn link() -> knet::LinkStatus {
+    knet::LinkStatus {
         host: NodeId(2),
         link: 1,
         remote: "10.77.1.2:5405".parse().unwrap(),
@@ -166,7 +165,11 @@ fn statistics_name_what_is_there_and_forget_what_is_gone() {
             ..knet::Traffic::default()
         },
         latencies: knet::Latencies::default(),
-    };
+    }
+}
+
+#[test]
+fn statistics_name_what_is_there_and_forget_what_is_gone() {
     let connection = Connection {
         service: 2,
         pid: 77,
@@ -180,7 +183,7 @@ fn statistics_name_what_is_there_and_forget_what_is_gone() {
     ring.gathers.insert(srp::GatherReason::TokenLost, 4);
     let mut statistics = Statistics {
         ring,
-        links: vec![link],
+        links: vec![link()],
         connections: vec![connection],
         pauses: vec![
             Pause {
