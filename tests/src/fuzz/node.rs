@@ -293,7 +293,8 @@ impl Pair {
                 self.node(id).leave(now);
             }
             Output::FlowControl(service, flow) => self.outcome.note(&(service, flow)),
-            Output::Sockets | Output::ReopenLogs | Output::Log(_) => {}
+            Output::Log(log) => self.outcome.note(&log),
+            Output::Sockets | Output::ReopenLogs => {}
         }
     }
 
