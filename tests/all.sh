@@ -31,7 +31,8 @@ $(cat)"
 
 lane rings <<'END'
 cargo test --locked --package tests --test ring --test corosync_lite
-cargo test --locked --package tests --test pvecm
+# Most of its time it waits.
+cargo test --locked --package tests --test pvecm -- --test-threads=3
 cargo test --locked --package tests --test pvecm_state
 END
 # What waits most comes first, beside the rings, whose nodes want the processor in time.
