@@ -32,6 +32,13 @@ pub enum Command {
     Create(Create),
     /// Join this node to the cluster that another node is in.
     Add(Add),
+    /// Join this node again to the cluster that it was in.
+    ///
+    /// For a node that was installed anew under the same name: it takes its old entry, with number and
+    /// votes, if that node is off; guests that the cluster still has for it are its own again. For a
+    /// node that was removed while it was off: what it still has of the cluster is removed first, as
+    /// 'pvecm leave' does it.
+    Readd(Readd),
     /// Enter a node into the cluster's configuration; run on a member by the joining side.
     Addnode(Addnode),
     /// Take a node out of the cluster.
@@ -215,6 +222,17 @@ pub struct Add {
     pub dry_run: bool,
 }
 
+/// `readd`.
+#[derive(Args, Debug)]
+pub struct Readd {
+    /// How to join.
+    #[command(flatten)]
+    pub add: Add,
+    /// Do not ask before what is left of a cluster is removed
+    #[arg(long)]
+    pub yes: bool,
+}
+
 /// `addnode`.
 #[derive(Args, Debug)]
 pub struct Addnode {
@@ -305,6 +323,33 @@ pub struct Updatecerts {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `certs`.
+#[derive(Args, Debug)]
+pub struct Certs {
+    /// What to do; without it, all certificates are shown.
+    #[command(subcommand)]
+    pub action: Option<CertsAction>,
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub output_format: Format,
+}
+
+/// What is done with certificates.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum CertsAction {
+    /// Do the next of three steps to a new key of the cluster's authority.
+    ///
+    /// First the new authority is trusted beside the old one and signs nothing; next it signs, and each
+    /// node gets a certificate of it; last the old one is trusted no more, which is refused while a node
+    /// still has a certificate of it. In between there is time to give the new pve-root-ca.pem to
+    /// browsers and programs, so that nothing is refused at any moment. Safe to repeat.
+    Rollover {
+        /// Show what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `keygen`.
@@ -421,6 +466,48 @@ pub enum LinkAction {
         number: u8,
         /// The link with the highest priority carries the traffic
         priority: u8,
+    },
+}
+
+/// `node`.
+#[derive(Args, Debug)]
+pub struct NodeChange {
+    /// The change.
+    #[command(subcommand)]
+    pub action: NodeAction,
+    /// Show what would be done, and do nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+}
+
+/// Changes of a node.
+#[derive(Debug, Subcommand)]
+pub enum NodeAction {
+    /// Move this node to another address.
+    ///
+    /// Before: give the new address to an interface, beside the old one, and put it into the line of
+    /// this node in /etc/hosts (or the DNS). Then every link that is at the old address moves to the new
+    /// one, without an interruption also where it is the only link; the cluster file system tells the
+    /// other nodes; the certificate is made anew. A link that does not come up is moved back. Safe to
+    /// repeat.
+    SetAddress {
+        /// Name of this node
+        node: NodeName,
+        /// Its new address
+        address: std::net::IpAddr,
+    },
+    /// Give this node another name.
+    ///
+    /// Before: give the machine its new name ('hostnamectl set-hostname NEW'), and put it into the line of
+    /// this node in /etc/hosts (or the DNS). Then guests and all other files of the node move to
+    /// its new directory, certificate and keys are made, the configuration gets the new name, and what is
+    /// left of the old one is removed. Guests that run go on. A failure moves the files back. Safe to
+    /// repeat.
+    Rename {
+        /// Name that the cluster knows this node by
+        old: NodeName,
+        /// Its new name
+        new: NodeName,
     },
 }
 

@@ -253,7 +253,7 @@ fn resolved(facts: &Facts) -> BTreeMap<String, Vec<IpAddr>> {
         .collect()
 }
 
-fn interfaces() -> Vec<Interface> {
+pub(super) fn interfaces() -> Vec<Interface> {
     let found = getifaddrs().into_iter().flatten();
     let interface = |it: nix::ifaddrs::InterfaceAddress| {
         let address = ip(&it.address?)?;

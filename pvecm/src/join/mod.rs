@@ -115,6 +115,13 @@ impl Plan {
             "make this node's certificate, directories and keys in the cluster".to_owned(),
             "restart pvedaemon and pveproxy".to_owned(),
         ]);
+        if let Some((_, guests)) = self.import.as_ref().filter(|(_, all)| !all.is_empty()) {
+            steps.push(format!(
+                "carry over guest {}",
+                guests::listed(guests.iter().map(|guest| guest.id))
+            ));
+        }
+        steps.extend(["restart pvedaemon and pveproxy".to_owned()]);
         steps
     }
 }

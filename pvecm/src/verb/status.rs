@@ -16,6 +16,10 @@ use crate::state::{self, Info, Member, NameForm, State, words};
 
 /// A mount that does not answer for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a state that is watched is looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Makes a terminal empty.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 /// The cluster's configuration, and where it is from.
 #[derive(Debug)]
