@@ -81,6 +81,8 @@ pub enum Command {
     Serve(Serve),
     /// Change the links of the running cluster.
     Link(LinkChange),
+    /// Give this node another address or name in the running cluster.
+    Node(NodeChange),
     /// Check this node and the cluster, and name the remedy of each finding.
     ///
     /// Works without the mount, without the messaging daemon and outside of clusters, and changes

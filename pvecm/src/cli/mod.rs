@@ -176,6 +176,7 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Create(args) => verb::create::run(&Host::this()?, args),
         Command::Leave(args) => verb::leave::run(&Host::this()?, args),
         Command::Link(args) => verb::link::run(&Host::this()?, args),
+        Command::Node(args) => verb::node::run(&Host::this()?, args),
         Command::Addnode(args) => verb::addnode::run(&Host::this()?, args),
         Command::Delnode(args) => verb::delnode::run(&Host::this()?, args),
     }

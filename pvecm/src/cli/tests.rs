@@ -102,6 +102,13 @@ fn commands_may_be_shortened() {
         ("addn h", "Addnode"),
         ("lea", "Leave"),
         ("next", "Nextid"),
+        ("node rename n1 m1", "Node(NodeChange { action: Rename"),
+        ("node set-address n1 10.0.0.9 --dry-run", "Node("),
+        ("readd h --yes --import-guests keep", "Readd("),
+        ("certs", "Certs(Certs { action: None"),
+        ("certs rollover --dry-run 1", "Certs("),
+        ("quorum --force-local", "Quorum("),
+        ("status --watch --output-format json", "Status("),
     ] {
         let shown = format!("{:?}", command(short));
         assert!(shown.starts_with(long), "{short}: {shown}");

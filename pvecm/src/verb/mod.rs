@@ -16,6 +16,7 @@ pub mod link;
 pub mod machine;
 pub mod mtunnel;
 pub mod nextid;
+pub mod node;
 pub mod nodes;
 pub mod prepare;
 pub mod serve;
