@@ -67,6 +67,8 @@ pub enum Command {
     Status(Show),
     /// Make and repair certificates, keys and directories of this node.
     Updatecerts(Updatecerts),
+    /// Show the cluster's certificates, or give its authority a new key.
+    Certs(Certs),
     /// Make a new key for the messaging daemon.
     Keygen(Keygen),
     /// Show the version of the join interface.

@@ -164,6 +164,8 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Nodes(args) => verb::nodes::run(&Host::this()?, *args),
         Command::Expected(args) => verb::expected::run(&Host::this()?, args),
         Command::Doctor(args) => verb::doctor::run(&Host::this()?, *args),
+        Command::Readd(args) => verb::readd::run(&Host::this()?, args),
+        Command::Certs(args) => verb::certs::run(&Host::this()?, args),
         Command::Apiver => verb::apiver(),
         Command::Keygen(args) => verb::keygen::run(args),
         Command::Updatecerts(args) => verb::updatecerts::run(&Host::this()?, args),

@@ -19,6 +19,7 @@ const GROUPS: [&[&str]; 3] = [
         "updatecerts",
     ],
     &[
+        "certs",
         "doctor",
         "join-info",
         "leave",

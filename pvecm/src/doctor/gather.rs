@@ -121,17 +121,12 @@ fn cluster_files(paths: &Paths) -> ClusterFiles {
     let directories = directories(paths);
     let now = calendar();
     let authority_path = paths.pve("pve-root-ca.pem");
-    let authority = certificates::authority(&authority_path);
+    let authorities = certificates::authorities(&authority_path);
     let mut found = Vec::new();
-    found.extend(certificates::read(&authority_path, None, None, now));
+    found.extend(certificates::read(&authority_path, None, &[], now));
     for node in directories.keys() {
         let own = paths.node(node, "pve-ssl.pem");
-        found.extend(certificates::read(
-            &own,
-            Some(node),
-            authority.as_ref(),
-            now,
-        ));
+        found.extend(certificates::read(&own, Some(node), &authorities, now));
         // The administrator's own, from whatever authority.
         let custom = paths.node(node, "pveproxy-ssl.pem");
         found.extend(certificates::read(&custom, Some(node), None, now));

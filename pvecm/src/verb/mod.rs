@@ -2,6 +2,7 @@
 
 pub mod add;
 pub mod addnode;
+pub mod certs;
 pub mod change;
 pub mod create;
 pub mod delnode;
