@@ -21,7 +21,7 @@ use super::facts::{
 use super::{certificates, services};
 use crate::host::command::program;
 use crate::host::pve::{self, State};
-use crate::host::{Host, Paths, calendar, files, resolve, wait};
+use crate::host::{Host, Paths, calendar, files, ip, resolve, wait};
 use crate::state;
 
 /// A mount that does not answer for so long hangs.
@@ -269,11 +269,6 @@ pub(super) fn interfaces() -> Vec<Interface> {
         })
     };
     found.filter_map(interface).collect()
-}
-
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = address.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|at| IpAddr::V6(at.ip())))
 }
 
 fn messaging() -> Result<Messaging, String> {

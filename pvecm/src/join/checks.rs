@@ -371,6 +371,17 @@ fn ways(facts: &Facts, plan: &Plan, machine: &dyn Machine, found: &mut Faults) {
             }
         }
     }
+    for (((from, to), (node, link)), size) in
+        pairs.iter().zip(&names).zip(machine.too_large(&pairs))
+    {
+        if let Some(size) = size {
+            found.warnings.push(format!(
+                "link {link}: packets of {size} bytes, which the interface of {from} takes, do not get \
+                 through to node '{node}' at {to}, shorter ones do: give all interfaces and switches of \
+                 that network the same MTU"
+            ));
+        }
+    }
     let results = machine.reach(&pairs);
     for (((from, to), (node, link)), reach) in pairs.iter().zip(names).zip(results) {
         let is_down = facts

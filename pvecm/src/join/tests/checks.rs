@@ -230,3 +230,18 @@ fn nobody_stands_in_what_is_going_to_be_exchanged() {
         assert_eq!(refused.unwrap_err().code(), 2);
     }
 }
+
+#[test]
+fn packets_that_do_not_get_through_are_a_warning() {
+    let machine = FakeMachine {
+        too_large: Some(9000),
+        ..FakeMachine::new()
+    };
+    let found = cluster("n1", &facts(), &plan(), &machine);
+    assert!(found.faults.is_empty());
+    let text = found.warnings.join("\n");
+    assert!(
+        text.contains("link 0: packets of 9000 bytes") && text.contains("the same MTU"),
+        "{text}"
+    );
+}

@@ -40,6 +40,10 @@ pub struct FakeMachine {
     pub messaging: bool,
     pub busy_port: bool,
     pub reach: Reach,
+    /// Size of packets that do not get through.
+    pub too_large: Option<usize>,
+    /// Guests of the cluster.
+    pub taken: String,
     pub _directory: tempfile::TempDir,
 }
 
@@ -97,6 +101,8 @@ impl FakeMachine {
             messaging: false,
             busy_port: false,
             reach: Reach::Answered,
+            too_large: None,
+            taken: "{}".to_owned(),
             _directory: directory,
         }
     }
@@ -234,6 +240,10 @@ impl Machine for FakeMachine {
 
     fn reach(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Reach> {
         vec![self.reach.clone(); pairs.len()]
+    }
+
+    fn too_large(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Option<usize>> {
+        vec![self.too_large; pairs.len()]
     }
 
     fn diagnosis(&self, host: &Host, conf: &ClusterConf) -> Vec<String> {
