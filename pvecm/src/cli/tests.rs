@@ -148,6 +148,8 @@ fn mistakes_are_told_as_the_original_tells_them() {
     assert!(missing.starts_with("Option votes requires an argument\n400 unable"));
     assert!(refused("").starts_with("ERROR: no command specified\nUSAGE: "));
     assert!(refused("link").starts_with("ERROR: incomplete command 'pvecm link'\n"));
+    assert!(refused("quorum").starts_with("400 not enough arguments\n"));
+    assert!(refused("add h --import-guests some").contains("\nimport-guests: "));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use super::Plan;
+use super::guests::{self, Guest, listed};
 use super::machine::{Machine, free_space};
 use super::peer::{Facts, Known};
 use super::quorum::port;
@@ -89,8 +90,14 @@ impl Faults {
     }
 }
 
-/// Looks at this node. Names of links are replaced by the addresses that they stand for.
-pub fn local(host: &Host, machine: &dyn Machine, links: &mut BTreeMap<u8, Link>) -> Faults {
+/// Looks at this node. Names of links are replaced by the addresses that they stand for. Guests are
+/// no fault if they are to be carried over.
+pub fn local(
+    host: &Host,
+    machine: &dyn Machine,
+    links: &mut BTreeMap<u8, Link>,
+    import: Option<&[Guest]>,
+) -> Faults {
     let mut found = Faults::default();
     let paths = &host.paths;
     let key = paths.corosync("authkey");
@@ -109,12 +116,13 @@ pub fn local(host: &Host, machine: &dyn Machine, links: &mut BTreeMap<u8, Link>)
         ));
     }
     match pve::guests(paths) {
+        Ok(_) if import.is_some() => left_behind(host, import.unwrap_or_default(), &mut found),
         Ok(guests) if !guests.is_empty() => {
-            let ids: Vec<String> = guests.keys().take(10).map(u32::to_string).collect();
             found.soft(format!(
-                "this host already contains virtual guests ({}); back them up and remove them, and \
-                 restore them under free ids afterwards",
-                ids.join(", ")
+                "this host already contains virtual guests ({}); '--import-guests keep' or '--import-guests \
+                 renumber' carries them over, or back them up and remove them, and restore them under \
+                 free ids afterwards",
+                listed(guests.into_keys().take(10))
             ));
         }
         Ok(_) => {}
@@ -132,6 +140,19 @@ pub fn local(host: &Host, machine: &dyn Machine, links: &mut BTreeMap<u8, Link>)
     addresses(host, machine, links, &mut found);
     space(host, &mut found);
     found
+}
+
+fn left_behind(host: &Host, import: &[Guest], found: &mut Faults) {
+    match guests::elsewhere(host, import) {
+        Ok(ids) if ids.is_empty() => {}
+        Ok(ids) => found.soft(format!(
+            "guests are not in the directory of this node and would be lost: {}; move their files to \
+             '{}'",
+            listed(ids),
+            host.paths.node(host.name.as_str(), "").display()
+        )),
+        Err(failure) => found.hard(failure.to_string()),
+    }
 }
 
 fn addresses(

@@ -38,6 +38,8 @@ pub enum Step {
     Voting,
     /// Certificates and keys of this node are in the cluster.
     Certified,
+    /// Its guests are carried over.
+    Imported,
 }
 
 /// The machine.

@@ -9,6 +9,7 @@
 //! | [`checks`], [`reach`] | what would keep this node out, found before anything changes |
 //! | [`steps`] | what is changed, in order, and how it is put back |
 //! | [`database`] | the database that this node had |
+//! | [`guests`] | guests that this node brings along |
 //! | [`leftover`] | a join that was broken off and that the cluster still knows of |
 //! | [`quorum`] | why there is no quorum |
 //! | [`member`] | the member's half: nodes on probation |
@@ -25,6 +26,7 @@ pub mod checks;
 pub mod client;
 pub mod database;
 mod date;
+pub mod guests;
 pub mod leftover;
 pub mod machine;
 pub mod member;
@@ -43,6 +45,7 @@ use std::time::Duration;
 
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, clusterconf, resolve};
+use guests::{Guest, Import};
 use machine::Machine;
 use peer::{Peer, Request};
 
@@ -57,6 +60,8 @@ pub struct Plan {
     pub force: bool,
     /// How long quorum is waited for.
     pub timeout: Duration,
+    /// Guests that are carried over, and under which numbers.
+    pub import: Option<(Import, Vec<Guest>)>,
 }
 
 impl Plan {
@@ -196,7 +201,15 @@ pub fn join(
     let facts = peer.facts()?;
     plan.replaces_leftover = leftover::applies(host, &facts);
     let name = peer.name();
-    let found = checks::cluster(&name, &facts, plan, machine);
+    let mut found = checks::cluster(&name, &facts, plan, machine);
+    if let Some((import, guests)) = &plan.import
+        // Those that it would find may be this node's own.
+        && !plan.replaces_leftover
+        && !(plan.again && facts.nodes.iter().any(|node| node.name == plan.request.name.as_str()))
+        && facts.cluster.is_some()
+    {
+        guests::check(guests, *import, peer, &mut found);
+    }
     if machine.interrupted() {
         return Err(crate::host::stop::interrupted());
     }

@@ -15,7 +15,7 @@ use crate::join::machine::{Machine, ThisMachine};
 use crate::join::over_ssh::SshPeer;
 use crate::join::peer::Request;
 use crate::join::secret::{self, Prompt, Secret};
-use crate::join::{self, Plan, checks, steps};
+use crate::join::{self, Plan, checks, guests, steps};
 use crate::serve::token::JoinToken;
 use crate::value::Fingerprint;
 use crate::verb::change::{begin, need_root};
@@ -39,7 +39,12 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
         return Ok(());
     }
     let mut links = args.links.given();
-    let found = checks::local(host, &machine, &mut links);
+    let import = match args.import_guests {
+        Some(import) => Some((import, guests::gather(host)?)),
+        None => None,
+    };
+    let own = import.as_ref().map(|(_, guests)| guests.as_slice());
+    let found = checks::local(host, &machine, &mut links, own);
     found.settle(args.force, &|line| machine.say(line))?;
     let fallback = match links.is_empty() {
         true => {
@@ -63,6 +68,7 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
         replaces_leftover: false,
         force: args.force,
         timeout: Duration::from_secs(args.timeout),
+        import,
     };
     if args.use_ssh {
         over_ssh(host, &mut plan, &peer, &machine, args.dry_run)?;

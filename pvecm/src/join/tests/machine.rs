@@ -135,6 +135,8 @@ impl FakeMachine {
         }
         symlink("nodes/n2", paths.pve("local")).unwrap();
         fs::write(paths.cluster_conf(), conf).unwrap();
+        let guests = format!(r#"{{"version":2,"ids":{}}}"#, self.taken);
+        fs::write(paths.pve(".vmlist"), guests)?;
         let members = r#"{"nodename":"n2","version":9,"cluster":{"name":"lab","version":99,"nodes":2,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"},"n2":{"id":2,"online":1}}}"#;
         fs::write(paths.pve(".members"), members)
     }

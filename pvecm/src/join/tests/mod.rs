@@ -2,6 +2,7 @@
 
 mod api;
 mod checks;
+mod import;
 mod machine;
 mod member;
 mod ssh;
@@ -51,6 +52,7 @@ pub fn plan() -> Plan {
         replaces_leftover: false,
         force: false,
         timeout: Duration::from_millis(300),
+        import: None,
     }
 }
 

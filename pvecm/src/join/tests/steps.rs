@@ -1,6 +1,6 @@
 //! Failures and kills at each step, and what is left of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,6 +28,7 @@ pub const ALL_STEPS: [Step; 10] = [
     Step::Quorate,
     Step::Voting,
     Step::Certified,
+    Step::Imported,
 ];
 
 type Admit = dyn Fn(&Request) -> Result<Admitted, NotAdmitted>;
@@ -37,13 +38,16 @@ struct FakePeer {
     facts: Facts,
     admit: Box<Admit>,
     withdraw: Box<dyn Fn() -> Outcome>,
-    withdrawn: usize,
-    requests: Vec<Request>,
+    pub withdrawn: usize,
+    pub requests: Vec<Request>,
+    /// Numbers that guests have, if it tells.
+    pub taken: Option<BTreeSet<u32>>,
 }
 
 impl FakePeer {
     fn new() -> Self {
         Self {
+            taken: Some(BTreeSet::new()),
             facts: facts(),
             admit: Box::new(|_| Ok(admitted(true))),
             withdraw: Box::new(|| Ok(())),
@@ -60,6 +64,16 @@ impl Peer for FakePeer {
 
     fn facts(&mut self) -> Outcome<Facts> {
         Ok(self.facts.clone())
+    }
+
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>> {
+        let taken = self.taken.clone();
+        let taken = taken.ok_or_else(|| Failure::failed("403"))?;
+        Ok(ids
+            .iter()
+            .copied()
+            .filter(|id| taken.contains(id))
+            .collect())
     }
 
     fn admit(&mut self, request: &Request) -> Result<Admitted, NotAdmitted> {
