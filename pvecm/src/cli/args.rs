@@ -54,6 +54,12 @@ pub enum Command {
     /// configured one again when the missing nodes return or the daemon starts anew. Waits until the
     /// cluster file system takes changes.
     Expected(Expected),
+    /// Give the nodes that are here quorum without those that are missing.
+    ///
+    /// As 'pvecm expected' with the votes that are here, after the one question that matters: whether the
+    /// missing nodes are off. Refused while one of them answers on a link. The value is not kept: it is
+    /// the configured one again when the missing nodes return.
+    Quorum(Quorum),
     /// Show the members.
     ///
     /// The output is that of the original, present members only. On a terminal those that are
@@ -296,6 +302,31 @@ pub struct Delnode {
 #[derive(Args, Debug)]
 pub struct Leave {
     /// Do not ask before separating
+    #[arg(long)]
+    pub yes: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `status`.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Status {
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub output_format: Format,
+    /// Show it again whenever it changes, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `quorum`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Quorum {
+    /// Let this side act alone
+    #[arg(long, required = true)]
+    pub force_local: bool,
+    /// Do not ask: the missing nodes are switched off for sure
     #[arg(long)]
     pub yes: bool,
     /// Show what would be done, and do nothing

@@ -267,12 +267,14 @@ fn no_quorum(peer: &str, facts: &Facts, plan: &Plan) -> String {
 fn names(facts: &Facts, plan: &Plan, found: &mut Faults) {
     let own = plan.request.name.as_str();
     let known = facts.nodes.iter().find(|node| node.name == own);
-    if let Some(known) = known.filter(|_| !plan.replaces_leftover) {
+    let is_own =
+        |known: &&Known| plan.replaces_leftover || (plan.again && known.online != Some(true));
+    if let Some(known) = known.filter(|known| !is_own(known)) {
         let state = match known.online {
             Some(true) => "and it is running: give this host another name",
             _ => {
-                "if it is an old entry of this host, remove it with 'pvecm delnode' on a member or \
-                  join with --force; else give this host another name"
+                "if it is an old entry of this host, join with 'pvecm readd', or remove it with \
+                  'pvecm delnode' on a member; else give this host another name"
             }
         };
         let text = format!(

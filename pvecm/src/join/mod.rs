@@ -56,6 +56,8 @@ pub struct Plan {
     pub request: Request,
     /// A join of this node was broken off, and the cluster may still have its entry.
     pub replaces_leftover: bool,
+    /// This node was in the cluster before, and takes its entry if that is still there.
+    pub again: bool,
     /// The user wants to join although checks fail.
     pub force: bool,
     /// How long quorum is waited for.
@@ -216,7 +218,7 @@ pub fn join(
     found.settle(plan.force, &|line| machine.say(line))?;
     let own = plan.request.name.as_str();
     let is_known = facts.nodes.iter().any(|node| node.name == own);
-    plan.request.force = plan.force && is_known && !plan.replaces_leftover;
+    plan.request.force = (plan.force || plan.again) && is_known && !plan.replaces_leftover;
     if dry_run {
         for step in plan.steps(host, &name) {
             machine.say(&format!("would {step}"));

@@ -25,6 +25,18 @@ use crate::verb::change::{begin, need_root};
 /// # Errors
 /// When a check says no, or a step fails: then this node is as it was.
 pub fn run(host: &Host, args: &Add) -> Outcome {
+    join_as(host, args, false)
+}
+
+/// Joins, also where the cluster still has an entry of this node, which is off.
+///
+/// # Errors
+/// As [`run`].
+pub fn again(host: &Host, args: &Add) -> Outcome {
+    join_as(host, args, true)
+}
+
+fn join_as(host: &Host, args: &Add, again: bool) -> Outcome {
     need_root()?;
     join::check_working_directory(host, &std::env::current_dir().unwrap_or_default())?;
     let signals = Signals::block()?;
@@ -66,6 +78,7 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
             force: false,
         },
         replaces_leftover: false,
+        again,
         force: args.force,
         timeout: Duration::from_secs(args.timeout),
         import,

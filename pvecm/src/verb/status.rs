@@ -39,19 +39,23 @@ pub fn run(host: &Host, args: Show) -> Outcome {
     if !found.mounted {
         eprintln!("{}", unmounted(&host.paths));
     }
-    let header = state::header(&found.conf);
-    let asked = state::ask();
-    let nodes = all_nodes();
-    match (args.output_format, &asked) {
-        (Format::Text, Ok(state)) => {
-            let date = state::date(calendar());
-            let blocks = state::blocks(state, &date, NameForm::Address);
-            show(&format!("{header}{blocks}"))?;
-            for complaint in state::complaints(state) {
-                eprintln!("{complaint}");
-            }
-            if std::io::stdout().is_terminal() {
-                show(&words::words(state, &nodes).block())?;
+    show(&view.text)?;
+    for complaint in &view.complaints {
+        eprintln!("{complaint}");
+    }
+    show(&view.words)?;
+    view.outcome
+}
+
+/// Shows the state again whenever it changes. Ends when nobody reads it any more.
+fn watch(host: &Host, format: Format, is_terminal: bool) -> Outcome {
+    let mut last = None;
+    loop {
+        let text = match View::look(host, format, true) {
+            Ok(view) => {
+                let why = view.outcome.err().map(|failure| failure.to_string());
+                let why = why.filter(|why| !why.is_empty()).map(|why| why + "\n");
+                format!("{}{}{}", view.text, view.words, why.unwrap_or_default())
             }
         }
         (Format::Text, Err(_)) => show(&header)?,

@@ -50,6 +50,7 @@ pub fn plan() -> Plan {
             force: false,
         },
         replaces_leftover: false,
+        again: false,
         force: false,
         timeout: Duration::from_millis(300),
         import: None,

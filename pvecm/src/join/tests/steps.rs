@@ -339,6 +339,34 @@ fn an_entry_that_was_there_before_stays() {
 }
 
 #[test]
+fn a_node_joins_again_in_the_place_of_its_old_entry() {
+    let machine = FakeMachine::new();
+    let mut peer = FakePeer::new();
+    let mut entry = peer.facts.nodes[0].clone();
+    entry.name = "n2".to_owned();
+    entry.id = Some(2);
+    entry.addresses = BTreeMap::from([(0, ADDRESS.to_owned())]);
+    entry.online = Some(true);
+    peer.facts.nodes.push(entry);
+    let again = || Plan {
+        again: true,
+        ..plan()
+    };
+    let refused = run(&machine, &mut peer, &mut again()).unwrap_err();
+    assert!(refused.to_string().contains("it is running"), "{refused}");
+    peer.facts.nodes[1].online = Some(false);
+    let refused = run(&machine, &mut peer, &mut plan()).unwrap_err();
+    assert!(refused.to_string().contains("pvecm readd"), "{refused}");
+    assert!(peer.requests.is_empty());
+    run(&machine, &mut peer, &mut again()).unwrap();
+    assert!(peer.requests[0].force);
+    // Without an entry it is a join like any other.
+    let mut peer = FakePeer::new();
+    run(&FakeMachine::new(), &mut peer, &mut again()).unwrap();
+    assert!(!peer.requests[0].force);
+}
+
+#[test]
 fn waiting_for_quorum_ends_with_a_diagnosis() {
     let machine = FakeMachine {
         comes_up: false,
