@@ -71,7 +71,7 @@ pub enum Command {
     /// in words (who is missing, which links are down, what is possible) follows on a terminal only,
     /// and is in the document of --output-format json. Exit codes: 0 quorate, 2 not quorate or no
     /// cluster, 1 error, also when /etc/pve is not mounted.
-    Status(Show),
+    Status(Status),
     /// Make and repair certificates, keys and directories of this node.
     Updatecerts(Updatecerts),
     /// Show the cluster's certificates, or give its authority a new key.
@@ -188,6 +188,9 @@ pub struct Create {
     /// Milliseconds added to the token timeout for each node above two
     #[arg(long, default_value_t = 125)]
     pub token_coefficient: u32,
+    /// Also when all links are on the network of a storage
+    #[arg(long)]
+    pub allow_storage_network: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -488,6 +491,9 @@ pub enum LinkAction {
         /// Number of the link
         #[arg(value_parser = clap::value_parser!(u8).range(0..=7))]
         number: u8,
+        /// Also when all that are left are on the network of a storage
+        #[arg(long)]
+        allow_storage_network: bool,
     },
     /// Give a node another address on a link.
     SetAddress {

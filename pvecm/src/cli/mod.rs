@@ -161,6 +161,7 @@ pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Add(args) => verb::add::run(&Host::this()?, args),
         Command::Status(args) => verb::status::run(&Host::this()?, *args),
+        Command::Quorum(args) => verb::quorum::run(&Host::this()?, args),
         Command::Nodes(args) => verb::nodes::run(&Host::this()?, *args),
         Command::Expected(args) => verb::expected::run(&Host::this()?, args),
         Command::Doctor(args) => verb::doctor::run(&Host::this()?, *args),

@@ -11,7 +11,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::SockaddrStorage;
 use nix::sys::statvfs::statvfs;
 
 use super::facts::{
@@ -129,7 +128,7 @@ fn cluster_files(paths: &Paths) -> ClusterFiles {
         found.extend(certificates::read(&own, Some(node), &authorities, now));
         // The administrator's own, from whatever authority.
         let custom = paths.node(node, "pveproxy-ssl.pem");
-        found.extend(certificates::read(&custom, Some(node), None, now));
+        found.extend(certificates::read(&custom, Some(node), &[], now));
     }
     ClusterFiles {
         members: pve::members(paths).ok(),
@@ -173,7 +172,7 @@ fn changed(found: &fs::Metadata) -> Option<Duration> {
 }
 
 /// Storages that name their server by address.
-fn storages(path: &Path) -> Vec<Storage> {
+pub(super) fn storages(path: &Path) -> Vec<Storage> {
     let text = files::read(path).ok().flatten().unwrap_or_default();
     storages_of(&String::from_utf8_lossy(&text))
 }

@@ -21,12 +21,16 @@ mod services;
 mod tests;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use facts::Facts;
 pub use gather::gather;
+
+use crate::failure::{Failure, Outcome};
+use crate::host::Host;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

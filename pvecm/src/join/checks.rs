@@ -44,7 +44,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    fn hard(&mut self, text: impl Into<String>) {
+    pub(super) fn hard(&mut self, text: impl Into<String>) {
         self.faults.push(Fault {
             text: text.into(),
             can_force: false,

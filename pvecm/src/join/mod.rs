@@ -120,7 +120,6 @@ impl Plan {
             ),
             format!("give node '{name}' its votes"),
             "make this node's certificate, directories and keys in the cluster".to_owned(),
-            "restart pvedaemon and pveproxy".to_owned(),
         ]);
         if let Some((_, guests)) = self.import.as_ref().filter(|(_, all)| !all.is_empty()) {
             steps.push(format!(

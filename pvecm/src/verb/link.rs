@@ -5,6 +5,7 @@
 //! written again as a still newer version; an address is moved back the way it came.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::addnode::{System, resolved};
@@ -14,6 +15,7 @@ use super::machine::{Machine, ThisMachine, look_for, present};
 use super::show;
 use crate::cli::{LinkAction, LinkChange};
 use crate::conf::{self, ClusterConf, NodeEntry};
+use crate::doctor;
 use crate::failure::{Failure, Outcome};
 use crate::host::lock::ClusterLock;
 use crate::host::{Host, clusterconf, local_addresses, pve, wait};
@@ -55,7 +57,6 @@ pub(super) fn name_absent(conf: &ClusterConf, there: &[NodeEntry]) {
             node.name
         );
     }
-    Ok(())
 }
 
 /// Puts one configuration after the other in force.
@@ -105,7 +106,18 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
             let added = new.add_link(*number, &addresses, *priority);
             added.map_err(Failure::refused)?;
         }
-        LinkAction::Remove { number } => new.remove_link(*number).map_err(Failure::refused)?,
+        LinkAction::Remove {
+            number,
+            allow_storage_network,
+        } => {
+            new.remove_link(*number).map_err(Failure::refused)?;
+            let own = new.node(host.name.as_str());
+            let at = own.iter().flat_map(|own| own.addresses.values());
+            let at: Vec<IpAddr> = at.filter_map(|text| text.parse().ok()).collect();
+            if !allow_storage_network {
+                doctor::refuse_storage_network(host, &at)?;
+            }
+        }
         LinkAction::SetPriority { number, priority } => {
             let set = new.set_priority(*number, *priority);
             set.map_err(Failure::refused)?;

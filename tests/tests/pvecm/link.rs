@@ -71,7 +71,12 @@ fn links_are_added_moved_weighed_and_removed() {
             2,
             "is used already on link 0",
         ),
-        ("link set-address 0 n2 10.78.0.2", 2, "is the only one"),
+        (
+            "node set-address n1 10.77.0.11",
+            2,
+            "is not an address of this node",
+        ),
+        ("node rename n1 m1", 2, "hostnamectl set-hostname m1"),
         ("link remove 0", 2, "is the only one"),
     ] {
         let said = fails(&nodes, 1, args, code);

@@ -17,7 +17,7 @@ use crate::join::{Plan, is_member, join, leftover};
 use crate::transaction::recover_with;
 use crate::value::NodeName;
 
-pub const ALL_STEPS: [Step; 10] = [
+pub const ALL_STEPS: [Step; 11] = [
     Step::Prepared,
     Step::Admitted,
     Step::Stopped,
@@ -34,8 +34,8 @@ pub const ALL_STEPS: [Step; 10] = [
 type Admit = dyn Fn(&Request) -> Result<Admitted, NotAdmitted>;
 
 /// A member that does what it is asked, or not.
-struct FakePeer {
-    facts: Facts,
+pub struct FakePeer {
+    pub facts: Facts,
     admit: Box<Admit>,
     withdraw: Box<dyn Fn() -> Outcome>,
     pub withdrawn: usize,
@@ -45,7 +45,7 @@ struct FakePeer {
 }
 
 impl FakePeer {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             taken: Some(BTreeSet::new()),
             facts: facts(),
