@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +21,10 @@ use crate::failure::{Failure, Outcome};
 use crate::host::files::{self, SECRET, failed};
 use crate::host::lock::ClusterLock;
 use crate::host::services::{self, Verb};
-use crate::host::{Host, Paths, clusterconf};
+use crate::host::{Host, Paths, clusterconf, ring, wait};
 
+/// Nodes take a configuration within this time, when several are put back one after the other.
+const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// The journal inside the directory.
 const JOURNAL: &str = "journal.json";
 
@@ -404,9 +407,31 @@ fn restore_conf(conf: &Path, old: &Path, new: &[PathBuf], lock: Option<u64>, by:
         ClusterConf::parse(text).map_err(|error| failed("use", path, &io::Error::other(error)))
     };
     let text = fs::read(old).map_err(|error| failed("read", old, &error))?;
-    let mut back = parse(old, &text)?;
-    back.raise_above(&parse(conf, &current)?);
-    clusterconf::write_to(conf, &back.text())
+    let old = parse(old, &text)?;
+    let reached = new.iter().position(|text| *text == current);
+    let between = new.iter().take(reached.unwrap_or(0));
+    let between: Vec<ClusterConf> = between.flat_map(|text| ClusterConf::parse(text)).collect();
+    let way = parse(conf, &current)?.way_back(&between, &old);
+    for (number, step) in way.iter().enumerate() {
+        clusterconf::write_to(conf, &step.text())?;
+        if number + 1 < way.len() {
+            await_taken(step);
+        }
+    }
+    Ok(())
+}
+
+/// Gives the nodes of the ring time to take a configuration before the next one.
+fn await_taken(conf: &ClusterConf) {
+    let ids: Vec<u32> = conf.nodes().iter().filter_map(|node| node.id).collect();
+    // A daemon that does not answer takes nothing either.
+    wait::until(STEP_PATIENCE, || {
+        let versions = ring::versions(&ids).unwrap_or_default();
+        let mut behind = versions
+            .values()
+            .filter(|version| **version < conf.version());
+        behind.next().is_none().then_some(())
+    });
 }
 
 fn forget(directory: &Path) -> Outcome {

@@ -13,4 +13,5 @@ mod sys;
 pub mod udp;
 
 pub use bind::{AddressWatch, Change, Sockets};
+pub use sys::set_mtu_probe;
 pub use udp::{Failure, Inbox, Outgoing, Socket};

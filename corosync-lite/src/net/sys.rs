@@ -183,7 +183,10 @@ pub(super) fn join_runs(socket: BorrowedFd<'_>) -> bool {
 
 /// Packets of this socket are never fragmented, and what the kernel has learnt of paths is not
 /// applied to them: the daemon measures paths itself.
-pub(super) fn set_mtu_probe(socket: BorrowedFd<'_>, v4: bool) -> io::Result<()> {
+///
+/// # Errors
+/// What the kernel says.
+pub fn set_mtu_probe(socket: BorrowedFd<'_>, v4: bool) -> io::Result<()> {
     let (level, option, value) = if v4 {
         (
             libc::IPPROTO_IP,

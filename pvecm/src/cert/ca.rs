@@ -4,9 +4,13 @@
 //! the same key and name: certificates of nodes stay valid, and so do they for who has only the old
 //! one.
 //!
+//! While the authority gets a new key its file holds the certificates of both (see
+//! [`rollover`](super::rollover)); the one whose key is there signs.
+//!
 //! An authority that an administrator has put in place is used if its key is there, and is never
 //! replaced.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use openssl::error::ErrorStack;
@@ -17,12 +21,12 @@ use openssl::x509::{X509, X509Name, X509NameBuilder, X509NameRef, X509Ref};
 
 use super::x509::{self, Wanted};
 use crate::failure::{Failure, Outcome};
-use crate::host::Host;
 use crate::host::changes::Changes;
 use crate::host::files::{PUBLIC, SECRET};
+use crate::host::{Host, Paths};
 
 /// Size of its key.
-const KEY_BITS: u32 = 4096;
+pub(super) const KEY_BITS: u32 = 4096;
 /// Lifetime of its certificate.
 const DAYS: i64 = 3650;
 /// With fewer days left it is made anew: certificates of nodes must not outlive it.
@@ -54,6 +58,11 @@ enum Need {
     NotOurs,
 }
 
+/// Where its certificate is.
+pub(super) fn path(paths: &Paths) -> PathBuf {
+    paths.pve("pve-root-ca.pem")
+}
+
 /// Makes or renews the authority.
 pub fn ensure(changes: &mut Changes<'_>, now: Duration, force: bool) -> Outcome<Authority> {
     let (what, key, old) = match look(changes.host(), now, force)? {
@@ -80,16 +89,23 @@ pub fn ensure(changes: &mut Changes<'_>, now: Duration, force: bool) -> Outcome<
         }
     };
     let made = issue(&key, old.as_deref().map(X509Ref::subject_name), now);
-    let text = made.and_then(|made| Ok((made.to_pem()?, made)));
-    let (text, certificate) =
-        text.map_err(|error| x509::failed("the certificate authority", &error))?;
-    changes.put(&paths.pve("pve-root-ca.pem"), &text, PUBLIC)?;
+    let certificate = made.map_err(|error| x509::failed("the certificate authority", &error))?;
+    // What is trusted beside a certificate that is renewed stays so.
+    let others = match &old {
+        Some(_) => x509::bundle(&path(paths))?,
+        None => Vec::new(),
+    };
+    let others = others.iter().filter(|it| !x509::is_of(it, &key));
+    let text = x509::bundle_text([&certificate].into_iter().chain(others))?;
+    changes.put(&path(paths), &text, PUBLIC)?;
     Ok(Authority::Signs { certificate, key })
 }
 
 fn look(host: &Host, now: Duration, force: bool) -> Outcome<Need> {
     let key = x509::key(&host.paths.pve("priv/pve-root-ca.key"))?.or_nothing()?;
-    let certificate = x509::certificate(&host.paths.pve("pve-root-ca.pem"))?.or_nothing()?;
+    let bundle = x509::bundle(&path(&host.paths))?;
+    let signs = |it: &&X509| key.as_ref().is_some_and(|key| x509::is_of(it, key));
+    let certificate = bundle.iter().find(signs).or(bundle.first()).cloned();
     Ok(match (key, certificate) {
         (None, Some(certificate)) if !is_ours(&certificate) => Need::NotOurs,
         (None, _) => Need::Both,
@@ -116,7 +132,7 @@ fn look(host: &Host, now: Duration, force: bool) -> Outcome<Need> {
     })
 }
 
-fn is_ours(certificate: &X509Ref) -> bool {
+pub(super) fn is_ours(certificate: &X509Ref) -> bool {
     x509::entry(certificate.subject_name(), Nid::ORGANIZATIONNAME)
         .is_some_and(|name| name == ORGANIZATION)
 }

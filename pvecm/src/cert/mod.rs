@@ -3,6 +3,8 @@
 //! | module | owns |
 //! |---|---|
 //! | `ca` | the cluster's own authority |
+//! | [`rollover`] | a new key of the authority |
+//! | [`list`] | all certificates, to be shown |
 //! | `node` | the certificate of a node |
 //! | [`authkey`] | the key that signs tickets, and the secret against forged requests |
 //! | `x509` | reading and making keys and certificates |
@@ -12,7 +14,9 @@
 
 pub mod authkey;
 mod ca;
+pub mod list;
 mod node;
+pub mod rollover;
 #[cfg(test)]
 pub(crate) mod tests;
 mod x509;

@@ -113,7 +113,7 @@ fn reason(
 }
 
 /// Whether an authority like ours has made it, not one of an administrator.
-fn is_of_a_cluster(found: &X509Ref) -> bool {
+pub(super) fn is_of_a_cluster(found: &X509Ref) -> bool {
     x509::entry(found.issuer_name(), Nid::ORGANIZATIONNAME)
         .is_some_and(|name| name == "PVE Cluster Manager CA")
 }

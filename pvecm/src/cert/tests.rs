@@ -321,3 +321,131 @@ fn the_ticket_key_is_changed_once_a_day() {
     assert_eq!(node.updated(), [""; 0], "the halves belong together");
     assert!(!node.pve("priv/lock/authkey").exists());
 }
+
+#[test]
+fn the_authority_gets_a_new_key_and_nothing_is_refused_meanwhile() {
+    use rollover::{Phase, phase, step};
+    let node = member();
+    node.updated();
+    let trusted = |file: &str| fs::copy(node.pve("pve-root-ca.pem"), node.pve(file)).unwrap();
+    let verifies = |trust: &str| {
+        let at = NOW.as_secs();
+        let args = format!("verify -x509_strict -attime {at} -CAfile {trust} nodes/n1/pve-ssl.pem");
+        node.openssl(&args);
+    };
+    let next = |mode| {
+        let mut changes = Changes::new(&node.host, mode, true);
+        step(&mut changes, &node.facts).map(|(phase, _)| phase)
+    };
+    // Another node, which is slow.
+    fs::copy(
+        node.pve("nodes/n1/pve-ssl.pem"),
+        node.pve("nodes/n2/pve-ssl.pem"),
+    )
+    .unwrap();
+    trusted("old.pem");
+    assert_eq!(phase(&node.host), Phase::None);
+    assert_eq!(next(Mode::Say), Ok(Phase::Announced));
+    assert_eq!(phase(&node.host), Phase::None, "a dry run does nothing");
+
+    assert_eq!(next(Mode::Make), Ok(Phase::Announced));
+    assert_eq!(phase(&node.host), Phase::Announced);
+    assert_eq!(node.updated(), [""; 0], "the old one signs");
+    verifies("old.pem");
+    trusted("both.pem");
+
+    let key = node.text("priv/pve-root-ca.key");
+    let next_key = node.text("priv/pve-root-ca-next.key");
+    assert_eq!(next(Mode::Make), Ok(Phase::Switched));
+    assert_ne!(node.text("priv/pve-root-ca.key"), key);
+    assert!(!node.pve("priv/pve-root-ca-next.key").exists());
+    verifies("both.pem");
+    assert_eq!(
+        node.updated(),
+        ["make a certificate of node 'n1': it is of another authority"]
+    );
+    verifies("both.pem");
+    verifies("pve-root-ca.pem");
+    let refused = next(Mode::Make).unwrap_err().to_string();
+    assert!(
+        refused.contains("certificate of the old authority: n2;"),
+        "{refused}"
+    );
+
+    // Killed in the middle of the switch.
+    fs::write(node.pve("priv/pve-root-ca-next.key"), &next_key).unwrap();
+    fs::copy(node.pve("both.pem"), node.pve("pve-root-ca.pem")).unwrap();
+    assert_eq!(node.updated(), [""; 0]);
+    assert_eq!(phase(&node.host), Phase::Switched);
+
+    // The certificate of the new one is renewed without a loss of the old one.
+    fs::remove_dir_all(node.pve("nodes/n2")).unwrap();
+    assert_eq!(next(Mode::Make), Ok(Phase::None));
+    assert_eq!(phase(&node.host), Phase::None);
+    assert_eq!(node.updated(), [""; 0]);
+    verifies("pve-root-ca.pem");
+    assert_eq!(node.text("pve-root-ca.pem").matches("BEGIN").count(), 1);
+    assert!(!node.pve("priv/pve-root-ca-next.key").exists());
+
+    // Killed before the certificate of the next key: it is that key which goes on.
+    fs::write(node.pve("priv/pve-root-ca-next.key"), &key).unwrap();
+    assert_eq!(next(Mode::Make), Ok(Phase::Announced));
+    assert_eq!(node.text("priv/pve-root-ca-next.key"), key);
+}
+
+#[test]
+fn what_is_trusted_beside_a_renewed_authority_stays() {
+    let mut node = member();
+    let mut changes = Changes::new(&node.host, Mode::Make, true);
+    rollover::step(&mut changes, &node.facts).unwrap();
+    node.facts.now = NOW + DAY * 3400;
+    let found = node.updated();
+    assert!(
+        found
+            .iter()
+            .any(|line| line.contains("new certificate of the cluster's")),
+        "{found:?}"
+    );
+    assert_eq!(node.text("pve-root-ca.pem").matches("BEGIN").count(), 2);
+    assert_eq!(rollover::phase(&node.host), rollover::Phase::Announced);
+}
+
+#[test]
+fn all_certificates_are_listed() {
+    let node = member();
+    node.updated();
+    fs::copy(
+        node.pve("nodes/n1/pve-ssl.pem"),
+        node.pve("nodes/n2/pveproxy-ssl.pem"),
+    )
+    .unwrap();
+    let all = list::list(&node.host, NOW).unwrap();
+    let files: Vec<&str> = all.iter().map(|it| it.file.as_str()).collect();
+    assert_eq!(
+        files,
+        [
+            "pve-root-ca.pem",
+            "nodes/n1/pve-ssl.pem",
+            "nodes/n2/pveproxy-ssl.pem"
+        ]
+    );
+    assert_eq!(
+        all[1].names,
+        [
+            "127.0.0.1",
+            "::1",
+            "localhost",
+            "10.0.0.1",
+            "n1",
+            "n1.lab.test"
+        ]
+    );
+    assert_eq!(
+        all[1].subject,
+        "OU=PVE Cluster Node, O=Proxmox Virtual Environment, CN=n1.lab.test"
+    );
+    assert_eq!(all[1].issuer, all[0].subject);
+    assert_eq!(all[1].days, 729);
+    let own = fingerprint(&node.host, "n1").unwrap().to_string();
+    assert_eq!(all[1].fingerprint, own);
+}

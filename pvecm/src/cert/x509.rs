@@ -79,6 +79,25 @@ pub fn certificate(path: &Path) -> Outcome<Found<X509>> {
     read(path, X509::from_pem)
 }
 
+/// All certificates of a file; none if it is not there.
+pub fn bundle(path: &Path) -> Outcome<Vec<X509>> {
+    let found = read(path, X509::stack_from_pem)?.or_nothing()?;
+    match found {
+        Some(all) if all.is_empty() => Err(unusable(path, "there is no certificate in it")),
+        found => Ok(found.unwrap_or_default()),
+    }
+}
+
+/// Certificates as the text of a file.
+pub fn bundle_text<'a>(all: impl IntoIterator<Item = &'a X509>) -> Outcome<Vec<u8>> {
+    let mut text = Vec::new();
+    for certificate in all {
+        let pem = certificate.to_pem();
+        text.extend(pem.map_err(|error| failed("the text of a certificate", &error))?);
+    }
+    Ok(text)
+}
+
 fn read<T>(path: &Path, parse: impl FnOnce(&[u8]) -> Result<T, ErrorStack>) -> Outcome<Found<T>> {
     let text = files::read(path)?.unwrap_or_default();
     if text.is_empty() {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::datacenter::Network;
+use crate::join::guests::Import;
 use crate::value::{ClusterName, Fingerprint, Link, NodeName};
 
 /// Makes, joins, changes and repairs clusters.
@@ -32,6 +33,13 @@ pub enum Command {
     Create(Create),
     /// Join this node to the cluster that another node is in.
     Add(Add),
+    /// Join this node again to the cluster that it was in.
+    ///
+    /// For a node that was installed anew under the same name: it takes its old entry, with number and
+    /// votes, if that node is off; guests that the cluster still has for it are its own again. For a
+    /// node that was removed while it was off: what it still has of the cluster is removed first, as
+    /// 'pvecm leave' does it.
+    Readd(Readd),
     /// Enter a node into the cluster's configuration; run on a member by the joining side.
     Addnode(Addnode),
     /// Take a node out of the cluster.
@@ -46,6 +54,12 @@ pub enum Command {
     /// configured one again when the missing nodes return or the daemon starts anew. Waits until the
     /// cluster file system takes changes.
     Expected(Expected),
+    /// Give the nodes that are here quorum without those that are missing.
+    ///
+    /// As 'pvecm expected' with the votes that are here, after the one question that matters: whether the
+    /// missing nodes are off. Refused while one of them answers on a link. The value is not kept: it is
+    /// the configured one again when the missing nodes return.
+    Quorum(Quorum),
     /// Show the members.
     ///
     /// The output is that of the original, present members only. On a terminal those that are
@@ -57,9 +71,11 @@ pub enum Command {
     /// in words (who is missing, which links are down, what is possible) follows on a terminal only,
     /// and is in the document of --output-format json. Exit codes: 0 quorate, 2 not quorate or no
     /// cluster, 1 error, also when /etc/pve is not mounted.
-    Status(Show),
+    Status(Status),
     /// Make and repair certificates, keys and directories of this node.
     Updatecerts(Updatecerts),
+    /// Show the cluster's certificates, or give its authority a new key.
+    Certs(Certs),
     /// Make a new key for the messaging daemon.
     Keygen(Keygen),
     /// Show the version of the join interface.
@@ -74,6 +90,8 @@ pub enum Command {
     Serve(Serve),
     /// Change the links of the running cluster.
     Link(LinkChange),
+    /// Give this node another address or name in the running cluster.
+    Node(NodeChange),
     /// Check this node and the cluster, and name the remedy of each finding.
     ///
     /// Works without the mount, without the messaging daemon and outside of clusters, and changes
@@ -170,6 +188,9 @@ pub struct Create {
     /// Milliseconds added to the token timeout for each node above two
     #[arg(long, default_value_t = 125)]
     pub token_coefficient: u32,
+    /// Also when all links are on the network of a storage
+    #[arg(long)]
+    pub allow_storage_network: bool,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -207,12 +228,27 @@ pub struct Add {
     /// Join information of 'pvecm join-info' or the web interface, instead of HOSTNAME and --fingerprint
     #[arg(long, value_name = "TEXT", conflicts_with = "fingerprint")]
     pub info: Option<String>,
+    /// Carry over the guests of this node: 'keep' their numbers, or 'renumber' those that are taken in
+    /// the cluster
+    #[arg(long, value_enum, value_name = "NUMBERS")]
+    pub import_guests: Option<Import>,
     /// Seconds to wait for quorum before the join is taken back
     #[arg(long, default_value_t = 90)]
     pub timeout: u64,
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `readd`.
+#[derive(Args, Debug)]
+pub struct Readd {
+    /// How to join.
+    #[command(flatten)]
+    pub add: Add,
+    /// Do not ask before what is left of a cluster is removed
+    #[arg(long)]
+    pub yes: bool,
 }
 
 /// `addnode`.
@@ -276,6 +312,31 @@ pub struct Leave {
     pub dry_run: bool,
 }
 
+/// `status`.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Status {
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub output_format: Format,
+    /// Show it again whenever it changes, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// `quorum`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Quorum {
+    /// Let this side act alone
+    #[arg(long, required = true)]
+    pub force_local: bool,
+    /// Do not ask: the missing nodes are switched off for sure
+    #[arg(long)]
+    pub yes: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// `expected`.
 #[derive(Args, Debug)]
 pub struct Expected {
@@ -305,6 +366,33 @@ pub struct Updatecerts {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `certs`.
+#[derive(Args, Debug)]
+pub struct Certs {
+    /// What to do; without it, all certificates are shown.
+    #[command(subcommand)]
+    pub action: Option<CertsAction>,
+    /// How the result is shown
+    #[arg(long, value_enum, default_value_t)]
+    pub output_format: Format,
+}
+
+/// What is done with certificates.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum CertsAction {
+    /// Do the next of three steps to a new key of the cluster's authority.
+    ///
+    /// First the new authority is trusted beside the old one and signs nothing; next it signs, and each
+    /// node gets a certificate of it; last the old one is trusted no more, which is refused while a node
+    /// still has a certificate of it. In between there is time to give the new pve-root-ca.pem to
+    /// browsers and programs, so that nothing is refused at any moment. Safe to repeat.
+    Rollover {
+        /// Show what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `keygen`.
@@ -403,6 +491,9 @@ pub enum LinkAction {
         /// Number of the link
         #[arg(value_parser = clap::value_parser!(u8).range(0..=7))]
         number: u8,
+        /// Also when all that are left are on the network of a storage
+        #[arg(long)]
+        allow_storage_network: bool,
     },
     /// Give a node another address on a link.
     SetAddress {
@@ -421,6 +512,48 @@ pub enum LinkAction {
         number: u8,
         /// The link with the highest priority carries the traffic
         priority: u8,
+    },
+}
+
+/// `node`.
+#[derive(Args, Debug)]
+pub struct NodeChange {
+    /// The change.
+    #[command(subcommand)]
+    pub action: NodeAction,
+    /// Show what would be done, and do nothing
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+}
+
+/// Changes of a node.
+#[derive(Debug, Subcommand)]
+pub enum NodeAction {
+    /// Move this node to another address.
+    ///
+    /// Before: give the new address to an interface, beside the old one, and put it into the line of
+    /// this node in /etc/hosts (or the DNS). Then every link that is at the old address moves to the new
+    /// one, without an interruption also where it is the only link; the cluster file system tells the
+    /// other nodes; the certificate is made anew. A link that does not come up is moved back. Safe to
+    /// repeat.
+    SetAddress {
+        /// Name of this node
+        node: NodeName,
+        /// Its new address
+        address: std::net::IpAddr,
+    },
+    /// Give this node another name.
+    ///
+    /// Before: give the machine its new name ('hostnamectl set-hostname NEW'), and put it into the line of
+    /// this node in /etc/hosts (or the DNS). Then guests and all other files of the node move to
+    /// its new directory, certificate and keys are made, the configuration gets the new name, and what is
+    /// left of the old one is removed. Guests that run go on. A failure moves the files back. Safe to
+    /// repeat.
+    Rename {
+        /// Name that the cluster knows this node by
+        old: NodeName,
+        /// Its new name
+        new: NodeName,
     },
 }
 

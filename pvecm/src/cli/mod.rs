@@ -161,9 +161,12 @@ pub fn run(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Add(args) => verb::add::run(&Host::this()?, args),
         Command::Status(args) => verb::status::run(&Host::this()?, *args),
+        Command::Quorum(args) => verb::quorum::run(&Host::this()?, args),
         Command::Nodes(args) => verb::nodes::run(&Host::this()?, *args),
         Command::Expected(args) => verb::expected::run(&Host::this()?, args),
         Command::Doctor(args) => verb::doctor::run(&Host::this()?, *args),
+        Command::Readd(args) => verb::readd::run(&Host::this()?, args),
+        Command::Certs(args) => verb::certs::run(&Host::this()?, args),
         Command::Apiver => verb::apiver(),
         Command::Keygen(args) => verb::keygen::run(args),
         Command::Updatecerts(args) => verb::updatecerts::run(&Host::this()?, args),
@@ -176,6 +179,7 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::Create(args) => verb::create::run(&Host::this()?, args),
         Command::Leave(args) => verb::leave::run(&Host::this()?, args),
         Command::Link(args) => verb::link::run(&Host::this()?, args),
+        Command::Node(args) => verb::node::run(&Host::this()?, args),
         Command::Addnode(args) => verb::addnode::run(&Host::this()?, args),
         Command::Delnode(args) => verb::delnode::run(&Host::this()?, args),
     }

@@ -102,6 +102,13 @@ fn commands_may_be_shortened() {
         ("addn h", "Addnode"),
         ("lea", "Leave"),
         ("next", "Nextid"),
+        ("node rename n1 m1", "Node(NodeChange { action: Rename"),
+        ("node set-address n1 10.0.0.9 --dry-run", "Node("),
+        ("readd h --yes --import-guests keep", "Readd("),
+        ("certs", "Certs(Certs { action: None"),
+        ("certs rollover --dry-run 1", "Certs("),
+        ("quorum --force-local", "Quorum("),
+        ("status --watch --output-format json", "Status("),
     ] {
         let shown = format!("{:?}", command(short));
         assert!(shown.starts_with(long), "{short}: {shown}");
@@ -141,6 +148,8 @@ fn mistakes_are_told_as_the_original_tells_them() {
     assert!(missing.starts_with("Option votes requires an argument\n400 unable"));
     assert!(refused("").starts_with("ERROR: no command specified\nUSAGE: "));
     assert!(refused("link").starts_with("ERROR: incomplete command 'pvecm link'\n"));
+    assert!(refused("quorum").starts_with("400 not enough arguments\n"));
+    assert!(refused("add h --import-guests some").contains("\nimport-guests: "));
 }
 
 #[test]

@@ -26,6 +26,12 @@ pub enum EditError {
     /// The link is there already.
     #[error("link {0} exists already; change its addresses one by one")]
     LinkExists(u8),
+    /// Two nodes can not be told apart by one name.
+    #[error("the cluster has a node '{0}' already")]
+    NameTaken(String),
+    /// All numbers of links are in use.
+    #[error("all links that there can be are in use: remove one with 'pvecm link remove' first")]
+    NoSpareLink,
     /// No such link.
     #[error("link {0} is not in the configuration")]
     UnknownLink(u8),
@@ -134,7 +140,9 @@ impl ClusterConf {
         for (name, address) in addresses {
             self.edit_node(name, |node| node.set(&ring_key(link), address));
         }
-        self.edit_interface(link, |section| set_priority(section, priority));
+        if priority != 0 || !self.interfaces().is_empty() {
+            self.edit_interface(link, |section| set_priority(section, priority));
+        }
         self.raise_version();
         Ok(())
     }
@@ -178,6 +186,22 @@ impl ClusterConf {
         Ok(())
     }
 
+    /// Gives a node another name; its number, votes and addresses stay.
+    ///
+    /// # Errors
+    /// When there is no such node, or the new name is taken; nothing is changed then.
+    pub fn rename_node(&mut self, old: &str, new: &NodeName) -> Result<(), EditError> {
+        if self.node(old).is_none() {
+            return Err(EditError::UnknownNode(old.to_owned()));
+        }
+        if self.node(new.as_str()).is_some() {
+            return Err(EditError::NameTaken(new.to_string()));
+        }
+        self.edit_node(old, |section| section.set("name", new.as_str()));
+        self.raise_version();
+        Ok(())
+    }
+
     /// Sets how much a link is wanted; the highest one carries the traffic.
     ///
     /// # Errors
@@ -210,8 +234,14 @@ impl ClusterConf {
         nodes.filter(|node| entry(node).name == name).for_each(edit);
     }
 
-    /// Edits the section of a link, made if it is not there.
+    /// Edits the section of a link, made if it is not there. With the first of them every link gets
+    /// one: it is all or none.
     fn edit_interface(&mut self, link: u8, edit: impl Fn(&mut Section)) {
+        if self.interfaces().is_empty() {
+            for other in self.links().into_iter().filter(|other| *other != link) {
+                self.make_interface(other, |_| {});
+            }
+        }
         let root = self.document.root_mut();
         let sections = root
             .named_mut("totem")
@@ -221,9 +251,13 @@ impl ClusterConf {
             found = true;
             edit(section);
         }
-        if found {
-            return;
+        if !found {
+            self.make_interface(link, edit);
         }
+    }
+
+    fn make_interface(&mut self, link: u8, edit: impl Fn(&mut Section)) {
+        let root = self.document.root_mut();
         let make = |totem: &mut Section| {
             totem.add_section("interface", |section| {
                 section.set("linknumber", &link.to_string());
@@ -240,7 +274,7 @@ impl ClusterConf {
         self.set_version(self.version().saturating_add(1));
     }
 
-    fn set_version(&mut self, version: u64) {
+    pub(super) fn set_version(&mut self, version: u64) {
         let next = version.to_string();
         let root = self.document.root_mut();
         // The last one counts, so that is the one to be raised.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `create` | the text of a new cluster |
 //! | `edit` | changes of an existing text |
+//! | `moved` | the way to another address of a node |
 //! | `check` | what a joining node may bring, and what a configuration must not hold |
 //!
 //! A [`ClusterConf`] is the text together with what the command needs of it. Edits touch the lines
@@ -15,6 +16,7 @@
 mod check;
 mod create;
 mod edit;
+mod moved;
 #[cfg(test)]
 mod tests;
 

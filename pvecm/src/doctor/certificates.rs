@@ -13,11 +13,12 @@ use super::facts::{Certificate, CertificateContent};
 use crate::host::files;
 use crate::value::Fingerprint;
 
-/// Reads the certificate at `path`, if there is one. `authority` is what must have signed it.
+/// Reads the certificate at `path`, if there is one. One of `authorities` must have signed it, if there
+/// are any.
 pub(super) fn read(
     path: &Path,
     node: Option<&str>,
-    authority: Option<&X509>,
+    authorities: &[X509],
     now: Duration,
 ) -> Option<Certificate> {
     let text = match files::read(path) {
@@ -27,8 +28,10 @@ pub(super) fn read(
     let parsed = text.and_then(|text| {
         X509::from_pem(&text).map_err(|_| "it is no certificate in PEM form".to_owned())
     });
-    let is_signed = match (&parsed, authority) {
-        (Ok(certificate), Some(authority)) => Some(is_by(certificate, authority)),
+    let is_signed = match &parsed {
+        Ok(certificate) if !authorities.is_empty() => {
+            Some(authorities.iter().any(|it| is_by(certificate, it)))
+        }
         _ => None,
     };
     let content = parsed.and_then(|certificate| {
@@ -42,9 +45,10 @@ pub(super) fn read(
     })
 }
 
-/// The authority itself.
-pub(super) fn authority(path: &Path) -> Option<X509> {
-    X509::from_pem(&files::read(path).ok()??).ok()
+/// The authority itself; two while it gets a new key.
+pub(super) fn authorities(path: &Path) -> Vec<X509> {
+    let text = files::read(path).ok().flatten().unwrap_or_default();
+    X509::stack_from_pem(&text).unwrap_or_default()
 }
 
 /// SHA-256 of a certificate.

@@ -5,12 +5,10 @@ use std::net::IpAddr;
 
 use corosync_lite::status::{Link, Node};
 
-use super::facts::{Facts, Interface, Messaging};
+use super::facts::{Facts, Interface, Messaging, Storage};
 use super::{Finding, Level};
-use crate::state::words::{self, LATENCY_BAD_MS, LATENCY_WARN_MS, called};
+use crate::state::words::{self, DOWNS_MANY, LATENCY_BAD_MS, LATENCY_WARN_MS, called};
 
-/// Times that a link may go down before it is said to be unreliable.
-const DOWNS_MANY: u64 = 5;
 /// Bytes of a packet that are not payload: headers of IP and UDP, knet's, and encryption's.
 const OVERHEAD_MAX: u32 = 250;
 /// Seconds that clocks may differ before logs and tickets become confusing.
@@ -277,8 +275,7 @@ pub(super) fn networks(facts: &Facts) -> Vec<Finding> {
     let storages = facts.files.iter().flat_map(|files| &files.storages);
     let mut findings = Vec::new();
     for storage in storages {
-        let shares = |it: &&Interface| is_in(storage.address, it);
-        if !used.is_empty() && used.iter().all(shares) {
+        if is_on_all(storage, &used) {
             let what = format!(
                 "storage '{}' is on the only network of the cluster",
                 storage.name
@@ -292,6 +289,11 @@ pub(super) fn networks(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::ok(CHECK, &facts.node, what));
     }
     findings
+}
+
+/// Whether a storage is on the networks of all of these interfaces.
+pub(super) fn is_on_all(storage: &Storage, used: &[&Interface]) -> bool {
+    !used.is_empty() && used.iter().all(|it| is_in(storage.address, it))
 }
 
 fn is_in(address: IpAddr, interface: &Interface) -> bool {

@@ -11,7 +11,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::SockaddrStorage;
 use nix::sys::statvfs::statvfs;
 
 use super::facts::{
@@ -21,7 +20,7 @@ use super::facts::{
 use super::{certificates, services};
 use crate::host::command::program;
 use crate::host::pve::{self, State};
-use crate::host::{Host, Paths, calendar, files, resolve, wait};
+use crate::host::{Host, Paths, calendar, files, ip, resolve, wait};
 use crate::state;
 
 /// A mount that does not answer for so long hangs.
@@ -121,20 +120,15 @@ fn cluster_files(paths: &Paths) -> ClusterFiles {
     let directories = directories(paths);
     let now = calendar();
     let authority_path = paths.pve("pve-root-ca.pem");
-    let authority = certificates::authority(&authority_path);
+    let authorities = certificates::authorities(&authority_path);
     let mut found = Vec::new();
-    found.extend(certificates::read(&authority_path, None, None, now));
+    found.extend(certificates::read(&authority_path, None, &[], now));
     for node in directories.keys() {
         let own = paths.node(node, "pve-ssl.pem");
-        found.extend(certificates::read(
-            &own,
-            Some(node),
-            authority.as_ref(),
-            now,
-        ));
+        found.extend(certificates::read(&own, Some(node), &authorities, now));
         // The administrator's own, from whatever authority.
         let custom = paths.node(node, "pveproxy-ssl.pem");
-        found.extend(certificates::read(&custom, Some(node), None, now));
+        found.extend(certificates::read(&custom, Some(node), &[], now));
     }
     ClusterFiles {
         members: pve::members(paths).ok(),
@@ -178,7 +172,7 @@ fn changed(found: &fs::Metadata) -> Option<Duration> {
 }
 
 /// Storages that name their server by address.
-fn storages(path: &Path) -> Vec<Storage> {
+pub(super) fn storages(path: &Path) -> Vec<Storage> {
     let text = files::read(path).ok().flatten().unwrap_or_default();
     storages_of(&String::from_utf8_lossy(&text))
 }
@@ -253,7 +247,7 @@ fn resolved(facts: &Facts) -> BTreeMap<String, Vec<IpAddr>> {
         .collect()
 }
 
-fn interfaces() -> Vec<Interface> {
+pub(super) fn interfaces() -> Vec<Interface> {
     let found = getifaddrs().into_iter().flatten();
     let interface = |it: nix::ifaddrs::InterfaceAddress| {
         let address = ip(&it.address?)?;
@@ -274,11 +268,6 @@ fn interfaces() -> Vec<Interface> {
         })
     };
     found.filter_map(interface).collect()
-}
-
-fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
-    let v4 = address.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
-    v4.or_else(|| address.as_sockaddr_in6().map(|at| IpAddr::V6(at.ip())))
 }
 
 fn messaging() -> Result<Messaging, String> {

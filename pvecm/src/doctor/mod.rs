@@ -21,12 +21,16 @@ mod services;
 mod tests;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
 pub use facts::Facts;
 pub use gather::gather;
+
+use crate::failure::{Failure, Outcome};
+use crate::host::Host;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -121,6 +125,27 @@ impl Finding {
             what,
             remedy,
         }
+    }
+}
+
+/// Refuses links of this node that all are on the network of a storage, whose traffic would keep the
+/// nodes from hearing each other.
+///
+/// # Errors
+/// With the storage, and what to do.
+pub fn refuse_storage_network(host: &Host, addresses: &[IpAddr]) -> Outcome {
+    let interfaces = gather::interfaces();
+    let is_used = |it: &&facts::Interface| addresses.contains(&it.address);
+    let used: Vec<&facts::Interface> = interfaces.iter().filter(is_used).collect();
+    let storages = gather::storages(&host.paths.pve("storage.cfg"));
+    match storages.iter().find(|it| cluster::is_on_all(it, &used)) {
+        None => Ok(()),
+        Some(storage) => Err(Failure::refused(format!(
+            "the cluster would have no link but on the network of storage '{}' ({}), whose traffic keeps \
+             nodes from hearing each other: give it a link on another network, or use \
+             --allow-storage-network",
+            storage.name, storage.address
+        ))),
     }
 }
 

@@ -6,6 +6,7 @@
 //! | [`clusterconf`] | the cluster's configuration: lock, read, write |
 //! | [`files`], [`changes`] | files are written whole, and only when they must change |
 //! | [`lock`] | one change at a time |
+//! | [`packets`] | how large packets may be |
 //! | [`ports`] | ports that programs of the node give out to each other |
 //! | [`pve`] | the cluster file system as its files show it |
 //! | [`ring`] | the messaging daemon as it runs |
@@ -18,6 +19,7 @@ pub mod clusterconf;
 pub mod command;
 pub mod files;
 pub mod lock;
+pub mod packets;
 mod paths;
 pub mod ports;
 pub mod pve;
@@ -112,11 +114,14 @@ pub fn interface_addresses(flags: InterfaceFlags) -> io::Result<Vec<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs()?;
     let interfaces = interfaces.filter(|interface| interface.flags.contains(flags));
     let addresses = interfaces.filter_map(|interface| interface.address);
-    let ip = |address: nix::sys::socket::SockaddrStorage| -> Option<IpAddr> {
-        let v4 = address.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|at| IpAddr::V6(at.ip())))
-    };
-    Ok(addresses.filter_map(ip).collect())
+    Ok(addresses.filter_map(|address| ip(&address)).collect())
+}
+
+/// The address in a socket's address, if it is one of IP.
+#[must_use]
+pub fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
+    let v4 = address.as_sockaddr_in().map(|at| IpAddr::V4(at.ip()));
+    v4.or_else(|| address.as_sockaddr_in6().map(|at| IpAddr::V6(at.ip())))
 }
 
 /// Time since 1970.

@@ -127,14 +127,21 @@ pub struct Guest {
 /// # Errors
 /// When it is not there or not as expected.
 pub fn guests(paths: &Paths) -> Outcome<BTreeMap<u32, Guest>> {
+    let path = paths.pve(".vmlist");
+    let text = files::read(&path)?.unwrap_or_default();
+    guests_of(&text)
+        .map_err(|error| Failure::failed(format!("can not read '{}': {error}", path.display())))
+}
+
+/// All guests by number, of the text of a `.vmlist`.
+///
+/// # Errors
+/// When it is not as expected.
+pub fn guests_of(text: &[u8]) -> Result<BTreeMap<u32, Guest>, serde_json::Error> {
     #[derive(Deserialize)]
     struct List {
         #[serde(default)]
         ids: BTreeMap<u32, Guest>,
     }
-    let path = paths.pve(".vmlist");
-    let text = files::read(&path)?.unwrap_or_default();
-    let list: List = serde_json::from_slice(&text)
-        .map_err(|error| Failure::failed(format!("can not read '{}': {error}", path.display())))?;
-    Ok(list.ids)
+    serde_json::from_slice(text).map(|list: List| list.ids)
 }

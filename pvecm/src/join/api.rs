@@ -1,6 +1,6 @@
 //! The member over its HTTPS interface.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hyper::Method;
@@ -260,6 +260,19 @@ impl Peer for Session<'_> {
             .and_then(Value::as_object)
             .is_some_and(|device| !device.is_empty());
         Ok(facts)
+    }
+
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>> {
+        let mut taken = BTreeSet::new();
+        for id in ids {
+            let reply = self.get(&format!("/cluster/nextid?vmid={id}"))?;
+            match reply.status {
+                200 => {}
+                400 => drop(taken.insert(*id)),
+                _ => return Err(Failure::failed(said(&reply))),
+            }
+        }
+        Ok(taken)
     }
 
     fn admit(&mut self, request: &Request) -> Result<Admitted, NotAdmitted> {

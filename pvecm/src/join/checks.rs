@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
 use super::Plan;
+use super::guests::{self, Guest, listed};
 use super::machine::{Machine, free_space};
 use super::peer::{Facts, Known};
 use super::quorum::port;
@@ -43,7 +44,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    fn hard(&mut self, text: impl Into<String>) {
+    pub(super) fn hard(&mut self, text: impl Into<String>) {
         self.faults.push(Fault {
             text: text.into(),
             can_force: false,
@@ -89,8 +90,14 @@ impl Faults {
     }
 }
 
-/// Looks at this node. Names of links are replaced by the addresses that they stand for.
-pub fn local(host: &Host, machine: &dyn Machine, links: &mut BTreeMap<u8, Link>) -> Faults {
+/// Looks at this node. Names of links are replaced by the addresses that they stand for. Guests are
+/// no fault if they are to be carried over.
+pub fn local(
+    host: &Host,
+    machine: &dyn Machine,
+    links: &mut BTreeMap<u8, Link>,
+    import: Option<&[Guest]>,
+) -> Faults {
     let mut found = Faults::default();
     let paths = &host.paths;
     let key = paths.corosync("authkey");
@@ -109,12 +116,13 @@ pub fn local(host: &Host, machine: &dyn Machine, links: &mut BTreeMap<u8, Link>)
         ));
     }
     match pve::guests(paths) {
+        Ok(_) if import.is_some() => left_behind(host, import.unwrap_or_default(), &mut found),
         Ok(guests) if !guests.is_empty() => {
-            let ids: Vec<String> = guests.keys().take(10).map(u32::to_string).collect();
             found.soft(format!(
-                "this host already contains virtual guests ({}); back them up and remove them, and \
-                 restore them under free ids afterwards",
-                ids.join(", ")
+                "this host already contains virtual guests ({}); '--import-guests keep' or '--import-guests \
+                 renumber' carries them over, or back them up and remove them, and restore them under \
+                 free ids afterwards",
+                listed(guests.into_keys().take(10))
             ));
         }
         Ok(_) => {}
@@ -132,6 +140,19 @@ pub fn local(host: &Host, machine: &dyn Machine, links: &mut BTreeMap<u8, Link>)
     addresses(host, machine, links, &mut found);
     space(host, &mut found);
     found
+}
+
+fn left_behind(host: &Host, import: &[Guest], found: &mut Faults) {
+    match guests::elsewhere(host, import) {
+        Ok(ids) if ids.is_empty() => {}
+        Ok(ids) => found.soft(format!(
+            "guests are not in the directory of this node and would be lost: {}; move their files to \
+             '{}'",
+            listed(ids),
+            host.paths.node(host.name.as_str(), "").display()
+        )),
+        Err(failure) => found.hard(failure.to_string()),
+    }
 }
 
 fn addresses(
@@ -246,12 +267,14 @@ fn no_quorum(peer: &str, facts: &Facts, plan: &Plan) -> String {
 fn names(facts: &Facts, plan: &Plan, found: &mut Faults) {
     let own = plan.request.name.as_str();
     let known = facts.nodes.iter().find(|node| node.name == own);
-    if let Some(known) = known.filter(|_| !plan.replaces_leftover) {
+    let is_own =
+        |known: &&Known| plan.replaces_leftover || (plan.again && known.online != Some(true));
+    if let Some(known) = known.filter(|known| !is_own(known)) {
         let state = match known.online {
             Some(true) => "and it is running: give this host another name",
             _ => {
-                "if it is an old entry of this host, remove it with 'pvecm delnode' on a member or \
-                  join with --force; else give this host another name"
+                "if it is an old entry of this host, join with 'pvecm readd', or remove it with \
+                  'pvecm delnode' on a member; else give this host another name"
             }
         };
         let text = format!(
@@ -369,6 +392,17 @@ fn ways(facts: &Facts, plan: &Plan, machine: &dyn Machine, found: &mut Faults) {
                 )),
                 (None, _) => {}
             }
+        }
+    }
+    for (((from, to), (node, link)), size) in
+        pairs.iter().zip(&names).zip(machine.too_large(&pairs))
+    {
+        if let Some(size) = size {
+            found.warnings.push(format!(
+                "link {link}: packets of {size} bytes, which the interface of {from} takes, do not get \
+                 through to node '{node}' at {to}, shorter ones do: give all interfaces and switches of \
+                 that network the same MTU"
+            ));
         }
     }
     let results = machine.reach(&pairs);

@@ -9,7 +9,7 @@ use super::reach::{self, Reach};
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
 use crate::host::stop::{Signals, interrupted};
-use crate::host::{Host, local_addresses, pve, ring, services};
+use crate::host::{Host, local_addresses, packets, pve, ring, services};
 use crate::ssh;
 use crate::transaction::Transaction;
 use crate::verb::prepare;
@@ -38,6 +38,8 @@ pub enum Step {
     Voting,
     /// Certificates and keys of this node are in the cluster.
     Certified,
+    /// Its guests are carried over.
+    Imported,
 }
 
 /// The machine.
@@ -88,6 +90,10 @@ pub trait Machine {
 
     /// Whether the second address of each pair is reached from the first.
     fn reach(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Reach>;
+
+    /// For each pair, the size of the packets from the first address that do not get to the second one,
+    /// where shorter ones do.
+    fn too_large(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Option<usize>>;
 
     /// Whether the cluster file system can be written to, as a part of a quorate cluster.
     fn is_quorate(&self, host: &Host) -> bool {
@@ -186,6 +192,10 @@ impl Machine for ThisMachine<'_> {
 
     fn reach(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Reach> {
         reach::all(pairs, &|| self.interrupted())
+    }
+
+    fn too_large(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Option<usize>> {
+        packets::too_large(pairs)
     }
 
     fn diagnosis(&self, host: &Host, conf: &ClusterConf) -> Vec<String> {

@@ -9,6 +9,7 @@
 //! | [`checks`], [`reach`] | what would keep this node out, found before anything changes |
 //! | [`steps`] | what is changed, in order, and how it is put back |
 //! | [`database`] | the database that this node had |
+//! | [`guests`] | guests that this node brings along |
 //! | [`leftover`] | a join that was broken off and that the cluster still knows of |
 //! | [`quorum`] | why there is no quorum |
 //! | [`member`] | the member's half: nodes on probation |
@@ -25,6 +26,7 @@ pub mod checks;
 pub mod client;
 pub mod database;
 mod date;
+pub mod guests;
 pub mod leftover;
 pub mod machine;
 pub mod member;
@@ -43,6 +45,7 @@ use std::time::Duration;
 
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, clusterconf, resolve};
+use guests::{Guest, Import};
 use machine::Machine;
 use peer::{Peer, Request};
 
@@ -53,10 +56,14 @@ pub struct Plan {
     pub request: Request,
     /// A join of this node was broken off, and the cluster may still have its entry.
     pub replaces_leftover: bool,
+    /// This node was in the cluster before, and takes its entry if that is still there.
+    pub again: bool,
     /// The user wants to join although checks fail.
     pub force: bool,
     /// How long quorum is waited for.
     pub timeout: Duration,
+    /// Guests that are carried over, and under which numbers.
+    pub import: Option<(Import, Vec<Guest>)>,
 }
 
 impl Plan {
@@ -113,8 +120,14 @@ impl Plan {
             ),
             format!("give node '{name}' its votes"),
             "make this node's certificate, directories and keys in the cluster".to_owned(),
-            "restart pvedaemon and pveproxy".to_owned(),
         ]);
+        if let Some((_, guests)) = self.import.as_ref().filter(|(_, all)| !all.is_empty()) {
+            steps.push(format!(
+                "carry over guest {}",
+                guests::listed(guests.iter().map(|guest| guest.id))
+            ));
+        }
+        steps.extend(["restart pvedaemon and pveproxy".to_owned()]);
         steps
     }
 }
@@ -189,14 +202,22 @@ pub fn join(
     let facts = peer.facts()?;
     plan.replaces_leftover = leftover::applies(host, &facts);
     let name = peer.name();
-    let found = checks::cluster(&name, &facts, plan, machine);
+    let mut found = checks::cluster(&name, &facts, plan, machine);
+    if let Some((import, guests)) = &plan.import
+        // Those that it would find may be this node's own.
+        && !plan.replaces_leftover
+        && !(plan.again && facts.nodes.iter().any(|node| node.name == plan.request.name.as_str()))
+        && facts.cluster.is_some()
+    {
+        guests::check(guests, *import, peer, &mut found);
+    }
     if machine.interrupted() {
         return Err(crate::host::stop::interrupted());
     }
     found.settle(plan.force, &|line| machine.say(line))?;
     let own = plan.request.name.as_str();
     let is_known = facts.nodes.iter().any(|node| node.name == own);
-    plan.request.force = plan.force && is_known && !plan.replaces_leftover;
+    plan.request.force = (plan.force || plan.again) && is_known && !plan.replaces_leftover;
     if dry_run {
         for step in plan.steps(host, &name) {
             machine.say(&format!("would {step}"));

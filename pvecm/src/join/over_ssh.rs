@@ -1,5 +1,6 @@
 //! The member over SSH, with the real programs: `ssh`, `ssh-copy-id` and `rsync`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use super::peer::{Facts, Known, NotAdmitted, Peer, Request};
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
 use crate::host::files::failed;
-use crate::host::pve::Members;
+use crate::host::pve::{self, Members};
 use crate::host::{Host, calendar};
 use crate::info::Admitted;
 use crate::value::NodeName;
@@ -157,6 +158,16 @@ impl Peer for SshPeer<'_> {
         };
         facts.nodes = conf.nodes().into_iter().map(known).collect();
         Ok(facts)
+    }
+
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>> {
+        let text = self.remote(&["cat", "/etc/pve/.vmlist"])?;
+        let taken = pve::guests_of(text.as_bytes());
+        let taken = taken.map_err(|error| {
+            Failure::failed(format!("/etc/pve/.vmlist on '{}': {error}", self.name))
+        })?;
+        let is_taken = |id: &u32| taken.contains_key(id);
+        Ok(ids.iter().copied().filter(is_taken).collect())
     }
 
     fn admit(&mut self, request: &Request) -> Result<Admitted, NotAdmitted> {

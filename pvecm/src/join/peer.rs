@@ -1,6 +1,6 @@
 //! The member that lets this node in, however it is reached.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::failure::Outcome;
@@ -17,6 +17,12 @@ pub trait Peer {
     /// # Errors
     /// When it does not answer.
     fn facts(&mut self) -> Outcome<Facts>;
+
+    /// Which of these numbers guests of the cluster have.
+    ///
+    /// # Errors
+    /// When it does not tell.
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>>;
 
     /// Asks to be let in.
     ///

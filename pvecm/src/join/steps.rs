@@ -4,10 +4,12 @@
 //! at any moment leave something that can be put back; a kill by the next command.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Plan;
 use super::database::{self, FILES};
+use super::guests;
 use super::leftover;
 use super::machine::{Machine, Step};
 use super::member;
@@ -54,6 +56,8 @@ struct Join<'a> {
     entry: Entry,
     /// The services were started: the others may see this node.
     is_seen: bool,
+    /// Files of guests that were carried over.
+    imported: Vec<PathBuf>,
 }
 
 /// Joins. All checks are passed.
@@ -76,6 +80,7 @@ pub fn run(
         transaction: Transaction::begin(&transaction::directory(&host.paths), &command)?,
         entry: Entry::None,
         is_seen: false,
+        imported: Vec::new(),
     };
     match join.all(peer) {
         Ok(()) => join.keep(),
@@ -96,7 +101,8 @@ impl Join<'_> {
         self.wait(&conf)?;
         self.vote()?;
         self.machine.cluster_files(self.host)?;
-        self.machine.reached(Step::Certified)
+        self.machine.reached(Step::Certified)?;
+        self.import()
     }
 
     fn prepare_ssh(&mut self) -> Outcome {
@@ -305,6 +311,16 @@ impl Join<'_> {
         self.machine.reached(Step::Voting)
     }
 
+    /// Carries over the guests.
+    fn import(&mut self) -> Outcome {
+        if let Some((import, guests)) = &self.plan.import {
+            for line in guests::import(self.host, guests, *import, &mut self.imported)? {
+                self.machine.say(&line);
+            }
+        }
+        self.machine.reached(Step::Imported)
+    }
+
     fn keep(self) -> Outcome {
         self.transaction.keep()?;
         // The next join finds this node in the cluster whatever the note says.
@@ -326,17 +342,20 @@ impl Join<'_> {
             transaction,
             entry,
             is_seen,
+            imported,
             ..
         } = self;
         machine.say("the join did not succeed; putting back what was changed");
         let name = &plan.request.name;
+        // As long as this node can still change the cluster.
+        let mut left = guests::remove(&imported);
         let mut withdrawn = match entry {
             Entry::None => Ok(()),
             Entry::Replaced => Err(Failure::failed("the entry was there before, and stays")),
             Entry::Made => peer.withdraw(name),
         };
         let control = |verb: &str, units: &[&str]| machine.put_back(verb, units);
-        let left = transaction.put_back_with(&control);
+        left.extend(transaction.put_back_with(&control));
         if withdrawn.is_err() && entry == Entry::Made && is_seen {
             let again = || peer.withdraw(name).ok();
             withdrawn = until(GONE_PATIENCE, again).map_or(withdrawn, Ok);

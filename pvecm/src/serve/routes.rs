@@ -116,6 +116,7 @@ pub fn find(method: &Method, path: &str) -> Option<Route> {
         Call::ApiVersion
             | Call::JoinInfo
             | Call::Status
+            | Call::Nextid
             | Call::Qdevice
             | Call::Addnode
             | Call::Delnode

@@ -113,12 +113,9 @@ fn own_keys(host: &Host) -> Outcome<Vec<Key>> {
             files.insert(found.path());
         }
     }
-    let settings = files::read(&directory.join("sshd_config"))?.unwrap_or_default();
-    for line in lines(&settings) {
-        let (word, path) = split_word(line.trim_ascii());
-        if word.eq_ignore_ascii_case(b"HostKey") {
-            let path = String::from_utf8_lossy(path);
-            files.insert(host.paths.at(path.trim_matches('"')));
+    for setting in super::sshd::settings(host)? {
+        if setting.name.eq_ignore_ascii_case("HostKey") {
+            files.insert(host.paths.at(setting.value.trim_matches('"')));
         }
     }
     let mut keys = Vec::new();

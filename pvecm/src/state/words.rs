@@ -10,6 +10,9 @@ pub const LATENCY_WARN_MS: f64 = 5.0;
 /// Latency that only very small clusters bear, in milliseconds.
 pub const LATENCY_BAD_MS: f64 = 10.0;
 
+/// Times that a link may go down before it is said to be unreliable.
+pub const DOWNS_MANY: u64 = 5;
+
 /// What the state means.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Words {
@@ -123,7 +126,14 @@ fn trouble(node: &Node, number: u8, link: &Link) -> Option<String> {
             link.to
         ));
     }
-    let latency = link.latency_ms.filter(|ms| *ms >= LATENCY_WARN_MS)?;
+    let Some(latency) = link.latency_ms.filter(|ms| *ms >= LATENCY_WARN_MS) else {
+        let downs = link.downs.filter(|downs| *downs >= DOWNS_MANY)?;
+        return Some(format!(
+            "link {number} to {to} at {} went down {downs} times since the start of corosync: check cables \
+             and switch ports",
+            link.to
+        ));
+    };
     Some(format!(
         "link {number} to {to} at {} takes {latency:.1} ms, more than {LATENCY_WARN_MS} ms are \
          too slow for a cluster",

@@ -15,7 +15,7 @@ use crate::join::machine::{Machine, ThisMachine};
 use crate::join::over_ssh::SshPeer;
 use crate::join::peer::Request;
 use crate::join::secret::{self, Prompt, Secret};
-use crate::join::{self, Plan, checks, steps};
+use crate::join::{self, Plan, checks, guests, steps};
 use crate::serve::token::JoinToken;
 use crate::value::Fingerprint;
 use crate::verb::change::{begin, need_root};
@@ -25,6 +25,18 @@ use crate::verb::change::{begin, need_root};
 /// # Errors
 /// When a check says no, or a step fails: then this node is as it was.
 pub fn run(host: &Host, args: &Add) -> Outcome {
+    join_as(host, args, false)
+}
+
+/// Joins, also where the cluster still has an entry of this node, which is off.
+///
+/// # Errors
+/// As [`run`].
+pub fn again(host: &Host, args: &Add) -> Outcome {
+    join_as(host, args, true)
+}
+
+fn join_as(host: &Host, args: &Add, again: bool) -> Outcome {
     need_root()?;
     join::check_working_directory(host, &std::env::current_dir().unwrap_or_default())?;
     let signals = Signals::block()?;
@@ -39,7 +51,12 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
         return Ok(());
     }
     let mut links = args.links.given();
-    let found = checks::local(host, &machine, &mut links);
+    let import = match args.import_guests {
+        Some(import) => Some((import, guests::gather(host)?)),
+        None => None,
+    };
+    let own = import.as_ref().map(|(_, guests)| guests.as_slice());
+    let found = checks::local(host, &machine, &mut links, own);
     found.settle(args.force, &|line| machine.say(line))?;
     let fallback = match links.is_empty() {
         true => {
@@ -61,8 +78,10 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
             force: false,
         },
         replaces_leftover: false,
+        again,
         force: args.force,
         timeout: Duration::from_secs(args.timeout),
+        import,
     };
     if args.use_ssh {
         over_ssh(host, &mut plan, &peer, &machine, args.dry_run)?;

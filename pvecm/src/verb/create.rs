@@ -10,6 +10,7 @@ use super::machine::{Machine, ThisMachine, wait_for_writable};
 use super::{show, updatecerts};
 use crate::cli::Create;
 use crate::conf::{self, FirstNode};
+use crate::doctor;
 use crate::failure::{Failure, Outcome};
 use crate::host::files::{KEY, PUBLIC, failed};
 use crate::host::pve;
@@ -72,6 +73,10 @@ fn check(host: &Host, args: &Create) -> Outcome<String> {
     let local = local_addresses();
     let local = local.map_err(|error| Failure::failed(format!("no list of addresses: {error}")))?;
     let links = own_links(links, &local)?;
+    if !args.allow_storage_network {
+        let at = links.values().filter_map(|link| link.address.parse().ok());
+        doctor::refuse_storage_network(host, &at.collect::<Vec<_>>())?;
+    }
     let node = FirstNode {
         name: host.name.clone(),
         id: args.nodeid,

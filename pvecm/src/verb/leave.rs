@@ -4,12 +4,12 @@
 //! then this node forgets the cluster, or is put back as it was if that does not succeed.
 
 use std::fs;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
 use super::change::{self, need_root, show_plan, tell, undone_on_failure};
 use super::create::DATABASE;
 use super::machine::{Machine, ThisMachine, wait_for_writable};
+use super::question::confirm;
 use super::{prepare, show};
 use crate::cli::Leave;
 use crate::conf::{ClusterConf, NodeEntry};
@@ -36,7 +36,8 @@ pub fn run(host: &Host, args: &Leave) -> Outcome {
         eprintln!("{line}");
     }
     if !args.yes {
-        ask()?;
+        let unasked = "use --yes if this node is to leave its cluster";
+        confirm("Separate this node from its cluster", unasked)?;
     }
     let machine = ThisMachine::watched()?;
     let _lock = change::begin(host)?;
@@ -190,24 +191,6 @@ impl Farewell {
             }
         }
         Ok(false)
-    }
-}
-
-fn ask() -> Outcome {
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        return Err(Failure::refused(
-            "nobody is there to be asked: use --yes if this node is to leave its cluster",
-        ));
-    }
-    eprint!("Separate this node from its cluster (yes/no)? ");
-    drop(std::io::stderr().flush());
-    let mut answer = String::new();
-    let read = input.lock().read_line(&mut answer);
-    read.map_err(|error| Failure::failed(format!("can not read the answer: {error}")))?;
-    match answer.trim() {
-        "yes" => Ok(()),
-        _ => Err(Failure::refused("nothing was changed")),
     }
 }
 

@@ -46,20 +46,12 @@ impl Leftovers {
         let guests = pve::guests(&host.paths)?;
         let guests = guests.iter().filter(|(_, guest)| guest.node == name);
         let directory = host.paths.pve("nodes").join(name);
-        let mut mentions = Vec::new();
-        for file in NAMING {
-            let text = files::read(&host.paths.pve(file))?.unwrap_or_default();
-            let text = String::from_utf8_lossy(&text).into_owned();
-            let lines = text.lines().zip(1..).filter(|(line, _)| names(line, name));
-            mentions
-                .extend(lines.map(|(line, number)| format!("{file}:{number}: {}", line.trim())));
-        }
         Ok(Self {
             name: node.clone(),
             guests: guests.map(|(id, _)| *id).collect(),
             directory: directory.is_dir().then_some(directory),
             keys: ssh::remains(host, node)?.lines,
-            mentions,
+            mentions: mentions(host, |line| names(line, name))?,
         })
     }
 
@@ -112,6 +104,21 @@ impl Leftovers {
         }
         Ok(done)
     }
+}
+
+/// Lines of files for other programs that name something, each with where it is.
+///
+/// # Errors
+/// When a file can not be read.
+pub fn mentions(host: &Host, is_named: impl Fn(&str) -> bool) -> Outcome<Vec<String>> {
+    let mut mentions = Vec::new();
+    for file in NAMING {
+        let text = files::read(&host.paths.pve(file))?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines = text.lines().zip(1..).filter(|(line, _)| is_named(line));
+        mentions.extend(lines.map(|(line, number)| format!("{file}:{number}: {}", line.trim())));
+    }
+    Ok(mentions)
 }
 
 /// Copies a directory of the cluster to one that only root can read.

@@ -2,9 +2,10 @@
 //!
 //! Each change is written as a new version, and watched until every node that is there has taken it
 //! and is reached on all of its links. When that does not happen in time, the old configuration is
-//! written again as a still newer version.
+//! written again as a still newer version; an address is moved back the way it came.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::addnode::{System, resolved};
@@ -14,6 +15,7 @@ use super::machine::{Machine, ThisMachine, look_for, present};
 use super::show;
 use crate::cli::{LinkAction, LinkChange};
 use crate::conf::{self, ClusterConf, NodeEntry};
+use crate::doctor;
 use crate::failure::{Failure, Outcome};
 use crate::host::lock::ClusterLock;
 use crate::host::{Host, clusterconf, local_addresses, pve, wait};
@@ -43,13 +45,18 @@ pub fn run(host: &Host, args: &LinkChange) -> Outcome {
     show_steps(&conf, &steps)?;
     let there = present(&machine, &conf)?;
     follow(host, &machine, conf_lock, &conf, &steps, &there)?;
+    name_absent(&conf, &there);
+    Ok(())
+}
+
+/// Tells of nodes that are not there.
+pub(super) fn name_absent(conf: &ClusterConf, there: &[NodeEntry]) {
     for node in conf.nodes().iter().filter(|node| !there.contains(node)) {
         eprintln!(
             "node '{}' is not there; it takes the change when it is back",
             node.name
         );
     }
-    Ok(())
 }
 
 /// Puts one configuration after the other in force.
@@ -89,7 +96,6 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
         )));
     }
     let mut new = conf.clone();
-    let mut steps = Vec::new();
     match action {
         LinkAction::Add {
             number,
@@ -100,7 +106,18 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
             let added = new.add_link(*number, &addresses, *priority);
             added.map_err(Failure::refused)?;
         }
-        LinkAction::Remove { number } => new.remove_link(*number).map_err(Failure::refused)?,
+        LinkAction::Remove {
+            number,
+            allow_storage_network,
+        } => {
+            new.remove_link(*number).map_err(Failure::refused)?;
+            let own = new.node(host.name.as_str());
+            let at = own.iter().flat_map(|own| own.addresses.values());
+            let at: Vec<IpAddr> = at.filter_map(|text| text.parse().ok()).collect();
+            if !allow_storage_network {
+                doctor::refuse_storage_network(host, &at)?;
+            }
+        }
         LinkAction::SetPriority { number, priority } => {
             let set = new.set_priority(*number, *priority);
             set.map_err(Failure::refused)?;
@@ -111,26 +128,15 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
             address,
         } => {
             let address = new_address(host, conf, node.as_str(), address)?;
-            let set = new.set_address(node.as_str(), *number, &address);
-            set.map_err(Failure::refused)?;
-            // A link can not be moved while it is in use: it is taken away and comes back.
-            let mut without = conf.clone();
-            without.remove_link(*number).map_err(|_| {
-                Failure::refused(format!(
-                    "link {number} is the only one, and is in use: add another one first with 'pvecm \
-                     link add', or stop corosync on all nodes to change it"
-                ))
-            })?;
-            new.raise_above(&without);
-            steps.push(without);
+            let moves = conf.moves(node.as_str(), &[*number], &address);
+            return moves.map_err(Failure::refused);
         }
     }
     let fault = conf::verify(&new, &System);
     if !fault.errors.is_empty() {
         return Err(Failure::refused(fault.errors.join("\n")));
     }
-    steps.push(new);
-    Ok(steps)
+    Ok(vec![new])
 }
 
 /// Reads `NODE=ADDRESS` for each node.
@@ -188,7 +194,7 @@ fn new_address(host: &Host, conf: &ClusterConf, node: &str, address: &str) -> Ou
     }
 }
 
-fn show_steps(conf: &ClusterConf, steps: &[ClusterConf]) -> Outcome {
+pub(super) fn show_steps(conf: &ClusterConf, steps: &[ClusterConf]) -> Outcome {
     let mut before = conf.text();
     for step in steps {
         let after = step.text();
@@ -203,7 +209,11 @@ fn show_steps(conf: &ClusterConf, steps: &[ClusterConf]) -> Outcome {
 }
 
 /// What is not yet as the configuration says.
-fn not_taken(machine: &dyn Machine, step: &ClusterConf, there: &[NodeEntry]) -> Vec<String> {
+pub(super) fn not_taken(
+    machine: &dyn Machine,
+    step: &ClusterConf,
+    there: &[NodeEntry],
+) -> Vec<String> {
     let missing = missing(machine, step, there);
     missing.unwrap_or_else(|failure| vec![failure.to_string()])
 }
@@ -223,8 +233,9 @@ fn missing(machine: &dyn Machine, step: &ClusterConf, there: &[NodeEntry]) -> Ou
             )),
             Some(_) if *id == own => {}
             Some(_) => {
-                let there = step.node(name).unwrap_or_else(|| node.clone());
-                let addresses = resolved(step, there.addresses)?;
+                // By its number: the name may be what changes.
+                let found = step.nodes().into_iter().find(|it| it.id == Some(*id));
+                let addresses = resolved(step, found.unwrap_or_else(|| node.clone()).addresses)?;
                 let down = machine.links_down(*id, &addresses)?;
                 missing.extend(
                     down.into_iter()

@@ -2,6 +2,7 @@
 
 pub mod add;
 pub mod addnode;
+pub mod certs;
 pub mod change;
 pub mod create;
 pub mod delnode;
@@ -16,8 +17,12 @@ pub mod link;
 pub mod machine;
 pub mod mtunnel;
 pub mod nextid;
+pub mod node;
 pub mod nodes;
 pub mod prepare;
+mod question;
+pub mod quorum;
+pub mod readd;
 pub mod serve;
 pub mod status;
 pub mod token;

@@ -7,7 +7,7 @@ use corosync_lite::status::Node;
 use serde_json::{Value, json};
 
 use super::show;
-use crate::cli::{Format, Show};
+use crate::cli::{Format, Status};
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome, code};
 use crate::host::pve::{self, State as Mount};
@@ -16,6 +16,10 @@ use crate::state::{self, Info, Member, NameForm, State, words};
 
 /// A mount that does not answer for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often a state that is watched is looked at.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Makes a terminal empty.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 /// The cluster's configuration, and where it is from.
 #[derive(Debug)]
@@ -30,42 +34,103 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// Without quorum too: then with nothing but the exit code.
-pub fn run(host: &Host, args: Show) -> Outcome {
-    let found = configuration(&host.paths)?;
-    if !found.mounted {
+pub fn run(host: &Host, args: Status) -> Outcome {
+    let is_terminal = std::io::stdout().is_terminal();
+    if args.watch {
+        return watch(host, args.output_format, is_terminal);
+    }
+    let view = View::look(host, args.output_format, is_terminal)?;
+    if view.is_unmounted {
         eprintln!("{}", unmounted(&host.paths));
     }
-    let header = state::header(&found.conf);
-    let asked = state::ask();
-    let nodes = all_nodes();
-    match (args.output_format, &asked) {
-        (Format::Text, Ok(state)) => {
-            let date = state::date(calendar());
-            let blocks = state::blocks(state, &date, NameForm::Address);
-            show(&format!("{header}{blocks}"))?;
-            for complaint in state::complaints(state) {
-                eprintln!("{complaint}");
+    show(&view.text)?;
+    for complaint in &view.complaints {
+        eprintln!("{complaint}");
+    }
+    show(&view.words)?;
+    view.outcome
+}
+
+/// Shows the state again whenever it changes. Ends when nobody reads it any more.
+fn watch(host: &Host, format: Format, is_terminal: bool) -> Outcome {
+    let mut last = None;
+    loop {
+        let text = match View::look(host, format, true) {
+            Ok(view) => {
+                let why = view.outcome.err().map(|failure| failure.to_string());
+                let why = why.filter(|why| !why.is_empty()).map(|why| why + "\n");
+                format!("{}{}{}", view.text, view.words, why.unwrap_or_default())
             }
-            if std::io::stdout().is_terminal() {
-                show(&words::words(state, &nodes).block())?;
+            Err(failure) => format!("{failure}\n"),
+        };
+        let timeless = timeless(&text);
+        if last.as_ref() != Some(&timeless) {
+            let clear = is_terminal && format == Format::Text;
+            show(&format!("{}{text}", if clear { CLEAR } else { "" }))?;
+            last = Some(timeless);
+        }
+        wait::until(INTERVAL, || None::<()>);
+    }
+}
+
+/// A state without the time at which it was looked at.
+fn timeless(text: &str) -> String {
+    let is_time = |line: &&str| {
+        let line = line.trim_start();
+        line.starts_with("Date:") || line.starts_with("\"time\":")
+    };
+    text.lines()
+        .filter(|line| !is_time(line))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// What is shown.
+struct View {
+    text: String,
+    complaints: Vec<String>,
+    words: String,
+    is_unmounted: bool,
+    /// With the exit code.
+    outcome: Outcome,
+}
+
+impl View {
+    fn look(host: &Host, format: Format, has_words: bool) -> Outcome<Self> {
+        let found = configuration(&host.paths)?;
+        let header = state::header(&found.conf);
+        let asked = state::ask();
+        let nodes = all_nodes();
+        let mut view = Self {
+            text: header,
+            complaints: Vec::new(),
+            words: String::new(),
+            is_unmounted: !found.mounted,
+            outcome: Ok(()),
+        };
+        match (format, &asked) {
+            (Format::Text, Ok(state)) => {
+                let date = state::date(calendar());
+                view.text += &state::blocks(state, &date, NameForm::Address);
+                view.complaints = state::complaints(state);
+                if has_words {
+                    view.words = words::words(state, &nodes).block();
+                }
+            }
+            (Format::Text, Err(_)) => {}
+            (Format::Json, _) => {
+                let known = asked.as_ref().map_err(ToString::to_string);
+                view.text = format!("{:#}\n", document(&found, known, &nodes));
             }
         }
-        (Format::Text, Err(_)) => show(&header)?,
-        (Format::Json, _) => {
-            let known = asked.as_ref().map_err(ToString::to_string);
-            let value = document(&found, known, &nodes);
-            show(&format!("{value:#}\n"))?;
-        }
-    }
-    let state = asked.map_err(|error| no_state(&error))?;
-    if !found.mounted {
-        return Err(Failure::quiet(code::FAILED));
-    }
-    if state.quorate {
-        Ok(())
-    } else {
-        // As quorumtool has it, and as nothing was changed.
-        Err(Failure::quiet(code::REFUSED))
+        view.outcome = match asked {
+            Err(error) => Err(no_state(&error)),
+            Ok(_) if !found.mounted => Err(Failure::quiet(code::FAILED)),
+            Ok(state) if state.quorate => Ok(()),
+            // As quorumtool has it, and as nothing was changed.
+            Ok(_) => Err(Failure::quiet(code::REFUSED)),
+        };
+        Ok(view)
     }
 }
 
@@ -239,4 +304,17 @@ fn device(info: &Info) -> Option<Value> {
             "master_wins": info.flags & state::flags::DEVICE_MASTER_WINS != 0,
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::timeless;
+
+    #[test]
+    fn time_alone_is_no_change() {
+        let text =
+            |time: &str, nodes: u8| format!("Date:   {time}\nNodes: {nodes}\n  \"time\": {time}\n");
+        assert_eq!(timeless(&text("1", 2)), timeless(&text("2", 2)));
+        assert_ne!(timeless(&text("1", 2)), timeless(&text("1", 3)));
+    }
 }

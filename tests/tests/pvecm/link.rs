@@ -71,7 +71,12 @@ fn links_are_added_moved_weighed_and_removed() {
             2,
             "is used already on link 0",
         ),
-        ("link set-address 0 n2 10.78.0.2", 2, "is the only one"),
+        (
+            "node set-address n1 10.77.0.11",
+            2,
+            "is not an address of this node",
+        ),
+        ("node rename n1 m1", 2, "hostnamectl set-hostname m1"),
         ("link remove 0", 2, "is the only one"),
     ] {
         let said = fails(&nodes, 1, args, code);
@@ -104,8 +109,70 @@ fn links_are_added_moved_weighed_and_removed() {
     await_text(&nodes, &ids, CONF, "# all of them\n");
     let text = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
     assert!(!text.contains("ring1_addr"), "{text}");
-    nodes.await_online(&ids).unwrap();
+    moved_on_the_only_link(&nodes);
+    renamed(&nodes);
     nodes.await_equal(&ids).unwrap();
+}
+
+/// What the node at `id` says of a node: its address, if it is there.
+fn told(nodes: &PveLab, id: usize, node: &str) -> Option<String> {
+    let text = fs::read_to_string(nodes.path(id, ".members")).ok()?;
+    let members: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let node = &members["nodelist"][node];
+    let is_there = members["cluster"]["quorate"] == 1 && node["online"] == 1;
+    node["ip"].as_str().filter(|_| is_there).map(str::to_owned)
+}
+
+fn moved_on_the_only_link(nodes: &PveLab) {
+    let host = nodes.host(3);
+    host.sh_ok("ip address add 10.77.0.33/24 dev eth0").unwrap();
+    let said = fails(nodes, 3, "node set-address n3 10.77.0.33", 2);
+    assert!(
+        said.contains("change line") && said.contains("'10.77.0.33 n3"),
+        "{said}"
+    );
+    host.sh_ok("sed -i 's/^10.77.0.3\\([^0-9].*n3\\)/10.77.0.33\\1/' /etc/hosts")
+        .unwrap();
+    nodes.pvecm(3, "node set-address n3 10.77.0.33").unwrap();
+    // Else the kernel takes the other addresses of the network off with the first one.
+    host.sh_ok(
+        "echo 1 > /proc/sys/net/ipv4/conf/eth0/promote_secondaries && \
+         ip address del 10.77.0.3/24 dev eth0",
+    )
+    .unwrap();
+    for id in [1, 2, 3] {
+        let is_told = || told(nodes, id, "n3").as_deref() == Some("10.77.0.33");
+        eventually(SYNC_DEADLINE, "the new address of n3", is_told).unwrap();
+    }
+    let names = host
+        .sh_ok("openssl x509 -noout -ext subjectAltName -in /etc/pve/local/pve-ssl.pem")
+        .unwrap();
+    assert!(names.contains("10.77.0.33"), "{names}");
+    let text = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
+    assert!(
+        text.contains("ring0_addr: 10.77.0.33\n") && !text.contains("ring1"),
+        "{text}"
+    );
+}
+
+fn renamed(nodes: &PveLab) {
+    let host = nodes.host(2);
+    fs::write(nodes.path(2, "nodes/n2/qemu-server/102.conf"), "name: x\n").unwrap();
+    host.sh_ok("hostname m2 && sed -i 's/\\bn2\\b/m2/g' /etc/hosts")
+        .unwrap();
+    let said = nodes.pvecm(2, "node rename n2 m2").unwrap();
+    assert!(said.contains("node 'n2' is called 'm2' now"), "{said}");
+    for id in [1, 2, 3] {
+        let is_told = || told(nodes, id, "m2").as_deref() == Some("10.77.0.2");
+        eventually(SYNC_DEADLINE, "the new name of n2", is_told).unwrap();
+        let guest = nodes.path(id, "nodes/m2/qemu-server/102.conf");
+        eventually(SYNC_DEADLINE, "the guest of m2", || guest.exists()).unwrap();
+        let list = fs::read_to_string(nodes.path(id, ".vmlist")).unwrap();
+        assert!(
+            list.contains("\"m2\"") && !nodes.path(id, "nodes/n2").exists(),
+            "{list}"
+        );
+    }
 }
 
 #[test]

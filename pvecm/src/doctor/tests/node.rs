@@ -110,3 +110,24 @@ fn changes_and_programs_are_judged() {
         |facts| facts.programs[0].outdated = vec![7, 9],
     );
 }
+
+#[test]
+fn links_on_the_network_of_a_storage_alone_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let host = Host {
+        paths: crate::host::Paths::below(directory.path()),
+        name: "n1".parse().unwrap(),
+    };
+    std::fs::create_dir_all(host.paths.pve("")).unwrap();
+    let here = ["127.0.0.1".parse().unwrap()];
+    assert_eq!(refuse_storage_network(&host, &here), Ok(()));
+    let storage = "nfs: slow\n\tserver 127.0.0.9\n\texport /x\n";
+    std::fs::write(host.paths.pve("storage.cfg"), storage).unwrap();
+    let refused = refuse_storage_network(&host, &here).unwrap_err();
+    assert_eq!(refused.code(), crate::failure::code::REFUSED);
+    assert!(
+        refused.to_string().contains("storage 'slow' (127.0.0.9)"),
+        "{refused}"
+    );
+    assert_eq!(refuse_storage_network(&host, &[]), Ok(()));
+}

@@ -46,7 +46,7 @@ fn space_is_short(found: &Faults) -> bool {
 fn a_clean_node_may_join() {
     let machine = FakeMachine::new();
     let mut given = links(&[(0, "localhost")]);
-    let found = local(&machine.host, &machine, &mut given);
+    let found = local(&machine.host, &machine, &mut given, None);
     assert!(
         found.faults.is_empty() || space_is_short(&found),
         "{found:?}"
@@ -67,7 +67,12 @@ fn everything_that_is_wrong_is_told_at_once() {
     fs::write(paths.cluster_conf(), "").unwrap();
     let guests = r#"{"version":1,"ids":{"100":{"node":"n2","type":"qemu","version":1}}}"#;
     fs::write(paths.pve(".vmlist"), guests).unwrap();
-    let found = local(&machine.host, &machine, &mut links(&[(1, "192.0.2.1")]));
+    let found = local(
+        &machine.host,
+        &machine,
+        &mut links(&[(1, "192.0.2.1")]),
+        None,
+    );
     let all = texts(&found).join("\n");
     for part in [
         "authkey' already exists",
@@ -103,7 +108,7 @@ fn a_port_in_use_and_a_missing_mount_are_found() {
         ..FakeMachine::new()
     };
     fs::remove_file(machine.host.paths.pve(".vmlist")).unwrap();
-    let found = local(&machine.host, &machine, &mut links(&[(0, ADDRESS)]));
+    let found = local(&machine.host, &machine, &mut links(&[(0, ADDRESS)]), None);
     let all = texts(&found).join("\n");
     assert!(all.contains("uses UDP 10.77.0.2:5405"), "{all}");
     assert!(all.contains("systemctl start pve-cluster"), "{all}");
@@ -229,4 +234,19 @@ fn nobody_stands_in_what_is_going_to_be_exchanged() {
         let refused = check_working_directory(host, &host.paths.pve(inside));
         assert_eq!(refused.unwrap_err().code(), 2);
     }
+}
+
+#[test]
+fn packets_that_do_not_get_through_are_a_warning() {
+    let machine = FakeMachine {
+        too_large: Some(9000),
+        ..FakeMachine::new()
+    };
+    let found = cluster("n1", &facts(), &plan(), &machine);
+    assert!(found.faults.is_empty());
+    let text = found.warnings.join("\n");
+    assert!(
+        text.contains("link 0: packets of 9000 bytes") && text.contains("the same MTU"),
+        "{text}"
+    );
 }

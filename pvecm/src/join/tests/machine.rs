@@ -40,6 +40,10 @@ pub struct FakeMachine {
     pub messaging: bool,
     pub busy_port: bool,
     pub reach: Reach,
+    /// Size of packets that do not get through.
+    pub too_large: Option<usize>,
+    /// Guests of the cluster.
+    pub taken: String,
     pub _directory: tempfile::TempDir,
 }
 
@@ -97,6 +101,8 @@ impl FakeMachine {
             messaging: false,
             busy_port: false,
             reach: Reach::Answered,
+            too_large: None,
+            taken: "{}".to_owned(),
             _directory: directory,
         }
     }
@@ -129,6 +135,8 @@ impl FakeMachine {
         }
         symlink("nodes/n2", paths.pve("local")).unwrap();
         fs::write(paths.cluster_conf(), conf).unwrap();
+        let guests = format!(r#"{{"version":2,"ids":{}}}"#, self.taken);
+        fs::write(paths.pve(".vmlist"), guests)?;
         let members = r#"{"nodename":"n2","version":9,"cluster":{"name":"lab","version":99,"nodes":2,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"},"n2":{"id":2,"online":1}}}"#;
         fs::write(paths.pve(".members"), members)
     }
@@ -234,6 +242,10 @@ impl Machine for FakeMachine {
 
     fn reach(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Reach> {
         vec![self.reach.clone(); pairs.len()]
+    }
+
+    fn too_large(&self, pairs: &[(IpAddr, IpAddr)]) -> Vec<Option<usize>> {
+        vec![self.too_large; pairs.len()]
     }
 
     fn diagnosis(&self, host: &Host, conf: &ClusterConf) -> Vec<String> {

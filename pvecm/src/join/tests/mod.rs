@@ -2,6 +2,7 @@
 
 mod api;
 mod checks;
+mod import;
 mod machine;
 mod member;
 mod ssh;
@@ -49,8 +50,10 @@ pub fn plan() -> Plan {
             force: false,
         },
         replaces_leftover: false,
+        again: false,
         force: false,
         timeout: Duration::from_millis(300),
+        import: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Failures and kills at each step, and what is left of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use crate::join::{Plan, is_member, join, leftover};
 use crate::transaction::recover_with;
 use crate::value::NodeName;
 
-pub const ALL_STEPS: [Step; 10] = [
+pub const ALL_STEPS: [Step; 11] = [
     Step::Prepared,
     Step::Admitted,
     Step::Stopped,
@@ -28,22 +28,26 @@ pub const ALL_STEPS: [Step; 10] = [
     Step::Quorate,
     Step::Voting,
     Step::Certified,
+    Step::Imported,
 ];
 
 type Admit = dyn Fn(&Request) -> Result<Admitted, NotAdmitted>;
 
 /// A member that does what it is asked, or not.
-struct FakePeer {
-    facts: Facts,
+pub struct FakePeer {
+    pub facts: Facts,
     admit: Box<Admit>,
     withdraw: Box<dyn Fn() -> Outcome>,
-    withdrawn: usize,
-    requests: Vec<Request>,
+    pub withdrawn: usize,
+    pub requests: Vec<Request>,
+    /// Numbers that guests have, if it tells.
+    pub taken: Option<BTreeSet<u32>>,
 }
 
 impl FakePeer {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
+            taken: Some(BTreeSet::new()),
             facts: facts(),
             admit: Box::new(|_| Ok(admitted(true))),
             withdraw: Box::new(|| Ok(())),
@@ -60,6 +64,16 @@ impl Peer for FakePeer {
 
     fn facts(&mut self) -> Outcome<Facts> {
         Ok(self.facts.clone())
+    }
+
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>> {
+        let taken = self.taken.clone();
+        let taken = taken.ok_or_else(|| Failure::failed("403"))?;
+        Ok(ids
+            .iter()
+            .copied()
+            .filter(|id| taken.contains(id))
+            .collect())
     }
 
     fn admit(&mut self, request: &Request) -> Result<Admitted, NotAdmitted> {
@@ -322,6 +336,34 @@ fn an_entry_that_was_there_before_stays() {
         failure.to_string().contains("was there before"),
         "{failure}"
     );
+}
+
+#[test]
+fn a_node_joins_again_in_the_place_of_its_old_entry() {
+    let machine = FakeMachine::new();
+    let mut peer = FakePeer::new();
+    let mut entry = peer.facts.nodes[0].clone();
+    entry.name = "n2".to_owned();
+    entry.id = Some(2);
+    entry.addresses = BTreeMap::from([(0, ADDRESS.to_owned())]);
+    entry.online = Some(true);
+    peer.facts.nodes.push(entry);
+    let again = || Plan {
+        again: true,
+        ..plan()
+    };
+    let refused = run(&machine, &mut peer, &mut again()).unwrap_err();
+    assert!(refused.to_string().contains("it is running"), "{refused}");
+    peer.facts.nodes[1].online = Some(false);
+    let refused = run(&machine, &mut peer, &mut plan()).unwrap_err();
+    assert!(refused.to_string().contains("pvecm readd"), "{refused}");
+    assert!(peer.requests.is_empty());
+    run(&machine, &mut peer, &mut again()).unwrap();
+    assert!(peer.requests[0].force);
+    // Without an entry it is a join like any other.
+    let mut peer = FakePeer::new();
+    run(&FakeMachine::new(), &mut peer, &mut again()).unwrap();
+    assert!(!peer.requests[0].force);
 }
 
 #[test]

@@ -1,0 +1,119 @@
+//! The certificates of a cluster, for people and programs.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use openssl::error::ErrorStack;
+use openssl::hash::MessageDigest;
+use openssl::x509::{X509NameRef, X509Ref};
+use serde::Serialize;
+
+use super::{ca, x509};
+use crate::failure::Outcome;
+use crate::host::Host;
+use crate::value::Fingerprint;
+
+/// Files of a node that may hold one.
+const OF_NODE: [&str; 2] = ["pve-ssl.pem", "pveproxy-ssl.pem"];
+
+/// A certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Shown {
+    /// The file below `/etc/pve`.
+    pub file: String,
+    /// Whose it is; none: the authority.
+    pub node: Option<String>,
+    /// Its subject.
+    pub subject: String,
+    /// Who made it.
+    pub issuer: String,
+    /// Host names and addresses that it is good for.
+    pub names: Vec<String>,
+    /// Its end, as OpenSSL writes it.
+    pub ends: String,
+    /// Whole days until then.
+    pub days: i64,
+    /// SHA-256.
+    pub fingerprint: String,
+}
+
+/// All of them: the authority's, then those of nodes by name.
+///
+/// # Errors
+/// When a file holds something else.
+pub fn list(host: &Host, now: Duration) -> Outcome<Vec<Shown>> {
+    let mut all = Vec::new();
+    let authority = ca::path(&host.paths);
+    for certificate in x509::bundle(&authority)? {
+        all.push(shown(
+            &certificate,
+            "pve-root-ca.pem".to_owned(),
+            None,
+            now,
+            &authority,
+        )?);
+    }
+    let mut nodes: Vec<String> = fs::read_dir(host.paths.pve("nodes"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    nodes.sort();
+    for node in nodes {
+        for file in OF_NODE {
+            let path = host.paths.node(&node, file);
+            if let Some(certificate) = x509::certificate(&path)?.or_nothing()? {
+                let file = format!("nodes/{node}/{file}");
+                all.push(shown(&certificate, file, Some(node.clone()), now, &path)?);
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn shown(
+    certificate: &X509Ref,
+    file: String,
+    node: Option<String>,
+    now: Duration,
+    path: &Path,
+) -> Outcome<Shown> {
+    let fingerprint = || -> Result<String, ErrorStack> {
+        let hash = certificate.digest(MessageDigest::sha256())?;
+        let hash = <[u8; 32]>::try_from(&*hash).unwrap_or_default();
+        Ok(Fingerprint::new(hash).to_string())
+    };
+    let alternatives = certificate.subject_alt_names();
+    let names = alternatives.iter().flatten().filter_map(|name| {
+        let dns = name.dnsname().map(str::to_owned);
+        dns.or_else(|| Some(address(name.ipaddress()?)?.to_string()))
+    });
+    Ok(Shown {
+        file,
+        node,
+        subject: words(certificate.subject_name()),
+        issuer: words(certificate.issuer_name()),
+        names: names.collect(),
+        ends: certificate.not_after().to_string(),
+        days: x509::days_left(certificate, now),
+        fingerprint: fingerprint().map_err(|error| x509::unusable(path, error))?,
+    })
+}
+
+fn words(name: &X509NameRef) -> String {
+    let entry = |entry: &openssl::x509::X509NameEntryRef| {
+        let kind = entry.object().nid().short_name().unwrap_or("?").to_owned();
+        let value = String::from_utf8_lossy(entry.data().as_slice());
+        format!("{kind}={value}")
+    };
+    name.entries().map(entry).collect::<Vec<_>>().join(", ")
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
+}

@@ -1,0 +1,87 @@
+//! A node that was in the cluster joins again: installed anew under the same name, or removed from
+//! the cluster while it was off.
+//!
+//! What it still has of a cluster goes first, as `leave` does it; then it joins as `add` does, and
+//! takes its old entry, with number and votes, if the cluster still has that.
+
+use super::change::need_root;
+use super::{add, leave, show};
+use crate::cli::{Leave, Readd};
+use crate::failure::{Failure, Outcome};
+use crate::host::{Host, pve};
+
+/// Joins again.
+///
+/// # Errors
+/// When this node takes part in a cluster, a check says no, or a step fails.
+pub fn run(host: &Host, args: &Readd) -> Outcome {
+    need_root()?;
+    if has_cluster(host) {
+        refuse_member(host)?;
+        let leaving = Leave {
+            yes: args.yes,
+            dry_run: args.add.dry_run,
+        };
+        leave::run(host, &leaving)?;
+        if args.add.dry_run {
+            return show("would then join as 'pvecm add' does\n");
+        }
+    }
+    add::again(host, &args.add)
+}
+
+/// Whether something of a cluster is here.
+fn has_cluster(host: &Host) -> bool {
+    let paths = &host.paths;
+    paths.cluster_conf().exists() || paths.corosync("corosync.conf").exists()
+}
+
+/// A node that works in its cluster has nothing to join again.
+fn refuse_member(host: &Host) -> Outcome {
+    let members = pve::members(&host.paths).unwrap_or_default();
+    let is_quorate = members.cluster.is_some_and(|cluster| cluster.quorate == 1);
+    let own = host.name.as_str();
+    let mut others = members.nodelist.iter().filter(|(name, _)| *name != own);
+    if is_quorate && members.nodelist.contains_key(own) && others.any(|(_, node)| node.online == 1)
+    {
+        return Err(Failure::refused(
+            "this node takes part in its cluster, there is nothing to join again: 'pvecm leave' separates \
+             it from this one",
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::host::Paths;
+
+    #[test]
+    fn a_node_that_takes_part_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = Host {
+            paths: Paths::below(directory.path()),
+            name: "n2".parse().unwrap(),
+        };
+        fs::create_dir_all(host.paths.pve("")).unwrap();
+        assert!(!has_cluster(&host));
+        fs::write(host.paths.cluster_conf(), "").unwrap();
+        assert!(has_cluster(&host));
+        let is_refused = |quorate: u8, own: &str, other: u8| {
+            let text = format!(
+                r#"{{"nodename":"n2","version":1,"cluster":{{"name":"c","version":1,"nodes":2,"quorate":{quorate}}},
+                "nodelist":{{"{own}":{{"id":2,"online":1}},"n1":{{"id":1,"online":{other}}}}}}}"#
+            );
+            fs::write(host.paths.pve(".members"), text).unwrap();
+            refuse_member(&host).is_err()
+        };
+        assert!(is_refused(1, "n2", 1));
+        // Without the others, or taken out by them: nothing keeps it here.
+        assert!(!is_refused(0, "n2", 1));
+        assert!(!is_refused(1, "n2", 0));
+        assert!(!is_refused(1, "n3", 1));
+    }
+}
