@@ -49,20 +49,30 @@ fn a_cluster_that_does_not_come_up_leaves_the_node_as_it_was() {
     let Some(nodes) = fresh(&[Corosync]) else {
         return;
     };
-    let broken =
-        "ConditionPathExists=/etc/corosync/corosync.conf\nType=notify\nExecStart=/bin/false\n";
-    nodes.install_unit(1, "corosync", broken).unwrap();
     fs::write(nodes.path(1, "storage.cfg"), "dir: local\n").unwrap();
-    let failed = nodes.try_pvecm(1, "create lab").unwrap();
-    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
-    assert_eq!(failed.status.code(), Some(1), "{said}");
-    assert!(said.contains("this node is as it was before"), "{said}");
-    nodes.await_writable(1, true).unwrap();
-    assert!(!nodes.path(1, "corosync.conf").exists());
-    assert!(!nodes.host(1).path("/etc/corosync/authkey").exists());
-    assert!(!nodes.host(1).path("/etc/corosync/corosync.conf").exists());
-    let kept = fs::read_to_string(nodes.path(1, "storage.cfg")).unwrap();
-    assert_eq!(kept, "dir: local\n");
+    // The daemon fails; and it takes its time, until somebody presses Ctrl-C.
+    for (program, command) in [
+        ("/bin/false", "exec"),
+        ("/bin/sleep 6", "exec timeout --preserve-status -s INT 3"),
+    ] {
+        let broken = format!(
+            "ConditionPathExists=/etc/corosync/corosync.conf\nType=notify\nExecStart={program}\n"
+        );
+        nodes.install_unit(1, "corosync", &broken).unwrap();
+        let create = format!("{command} pvecm create lab");
+        let failed = nodes.host(1).sh(&create).unwrap();
+        let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert_eq!(failed.status.code(), Some(1), "{said}");
+        assert!(said.contains("this node is as it was before"), "{said}");
+        nodes.await_writable(1, true).unwrap();
+        let host = nodes.host(1);
+        assert!(!nodes.path(1, "corosync.conf").exists());
+        assert!(!host.path("/etc/corosync/authkey").exists());
+        assert!(!host.path("/etc/corosync/corosync.conf").exists());
+        assert!(!host.path("/var/lib/pve-cluster/pvecm-undo").exists());
+        let kept = fs::read_to_string(nodes.path(1, "storage.cfg")).unwrap();
+        assert_eq!(kept, "dir: local\n");
+    }
 }
 
 #[test]
