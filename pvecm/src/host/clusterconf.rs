@@ -60,7 +60,7 @@ pub fn write(host: &Host, text: &[u8]) -> Outcome {
     write_to(&host.paths.cluster_conf(), text)
 }
 
-/// As [`write`], to where it is.
+/// As [`write()`], to where it is.
 pub(crate) fn write_to(conf: &Path, text: &[u8]) -> Outcome {
     let new = beside(conf);
     let written = fs::write(&new, text).and_then(|()| fs::rename(&new, conf));
