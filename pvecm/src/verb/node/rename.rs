@@ -119,10 +119,10 @@ impl<'a> Rename<'a> {
                 conf.version(),
                 self.host.paths.cluster_conf().display()
             ));
-            lines.push(format!(
-                "restart {FILE_SYSTEM}, which tells the others the address of '{new}'"
-            ));
         }
+        lines.push(format!(
+            "restart {FILE_SYSTEM}, which tells the others the address of '{new}'"
+        ));
         lines.push(format!(
             "remove what is left of '{old}', and keep a copy of its directory"
         ));
@@ -171,15 +171,12 @@ impl<'a> Rename<'a> {
     }
 
     /// Has the other nodes told the address of the new name: what they know belongs to names, and is
-    /// told at the start.
+    /// told at the start. This node knows its own at once, which says nothing of the others.
     fn announce(&self, machine: &dyn Machine) -> Outcome {
         let is_told = |members: &pve::Members| {
             let own = members.nodelist.get(self.new.as_str());
             own.is_some_and(|own| own.ip.is_some())
         };
-        if is_told(&pve::members(&self.host.paths)?) {
-            return Ok(());
-        }
         restart(self.host, machine, &is_told)
     }
 

@@ -303,7 +303,7 @@ fn a_node_gets_another_name() {
         "{said}"
     );
     perform(&fake.host, &rename("n1", "m1"), &fake).unwrap();
-    assert_eq!(fake.done.take(), ["files", "reload"]);
+    assert_eq!(fake.done.take(), ["files", "restart", "reload"]);
 }
 
 #[test]
