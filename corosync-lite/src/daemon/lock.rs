@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
 /// In the state directory; it stays there.
-const STATE_LOCK: &str = "lock";
+const STATE_LOCK: &str = "corosync-lite.lock";
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +161,7 @@ mod tests {
         drop(lock);
         let again = InstanceLock::of_state(root.path()).unwrap();
         assert!(again.predecessor().is_some());
-        assert!(root.path().join("lock").exists());
+        assert!(root.path().join(STATE_LOCK).exists());
     }
 
     #[test]

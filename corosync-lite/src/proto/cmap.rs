@@ -201,6 +201,7 @@ impl Cmap {
         let outcome = self.map.handle_request(client, request);
         if let Some(counters) = clears.filter(|_| outcome.response == Response::Set(Status::OK)) {
             self.output.push_back(Output::ClearStatistics(counters));
+            self.statistics_at = None;
         }
         if let Some(key) = outcome.changed {
             self.act(&key, view.config());

@@ -113,6 +113,8 @@ pub struct Traffic {
     pub events: u64,
     /// Events that wait for room in the ring of the client.
     pub queued: usize,
+    /// Whether the client reads too slowly to be allowed to send more that comes back to it.
+    pub is_behind: bool,
 }
 
 /// A client from its first byte on.
@@ -337,6 +339,7 @@ impl Open {
         };
         if is_behind != self.is_behind {
             self.is_behind = is_behind;
+            self.traffic.is_behind = is_behind;
             self.show_flow();
         }
     }

@@ -168,7 +168,8 @@ fn requests_responses_and_events_pass() {
             requests: 3,
             responses: 3,
             events: 3,
-            queued: 0
+            queued: 0,
+            is_behind: false,
         }
     );
     drop(client);

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -105,23 +106,29 @@ impl Buffers {
         if path.parent()? != self.directory || !name.starts_with(PREFIX) {
             return None;
         }
+        // Looked at before it is opened: opening what a client has mounted there may take for ever.
+        let found = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_PATH)
+            .open(path)
+            .ok()?;
+        let facts = found.metadata().ok()?;
+        let is_of_client = facts.is_file()
+            && facts.uid() == uid
+            && facts.nlink() == 1
+            && facts.dev() == fs::metadata(&self.directory).ok()?.dev();
+        if !is_of_client || facts.len() < size {
+            return None;
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-            .open(path)
+            .open(format!("/proc/self/fd/{}", found.as_raw_fd()))
             .ok()?;
-        let facts = file.metadata().ok()?;
-        if !facts.is_file() || facts.uid() != uid || facts.nlink() != 1 || facts.len() < size {
-            return None;
-        }
         // The library leaves that to the daemon, also of those that are not taken.
         fs::remove_file(path).ok()?;
         let of_client = (client, 0)..=(client, u64::MAX);
-        if size > HEAD_LEN + REQUEST_MAX
-            || self.files.len() >= TOTAL_MAX
-            || self.files.range(of_client).count() >= BUFFERS_MAX
-        {
+        if self.files.len() >= TOTAL_MAX || self.files.range(of_client).count() >= BUFFERS_MAX {
             return None;
         }
         self.last += 1;

@@ -266,6 +266,8 @@ impl Clients {
         let Some(who) = self.server.credentials(connection) else {
             return false;
         };
+        let traffic = self.server.traffic(connection);
+        let is_behind = traffic.is_some_and(|traffic| traffic.is_behind);
         let outcome = self
             .buffers
             .handle(client, who.uid, request.id, &request.message);
@@ -273,6 +275,15 @@ impl Clients {
             Outcome::NotMine => return false,
             Outcome::Done(status) => Message::plain(0, status),
             Outcome::Send(message) => match Request::decode(Service::Cpg, &message) {
+                Ok(Request::Cpg(cpg::Request::Mcast { data, .. }))
+                    if data.len() > cpg::MESSAGE_MAX =>
+                {
+                    Message::plain(MCAST, Status::TOO_BIG)
+                }
+                // Its library does not look at the flow control for these.
+                Ok(Request::Cpg(cpg::Request::Mcast { .. })) if is_behind => {
+                    Message::plain(MCAST, Status::TRY_AGAIN)
+                }
                 Ok(Request::Cpg(send @ cpg::Request::Mcast { .. })) => {
                     let is_member = node.groups().can_send(client);
                     node.handle_request(now, client, Request::Cpg(send));

@@ -467,6 +467,14 @@ fn counters_are_computed_when_somebody_looks() {
         outputs,
         [Output::ClearStatistics(Counters::Knet), done(SET)]
     );
+    // What is read right after that is counted anew.
+    setup.view.statistics.connections.clear();
+    let key = "stats.ipcs.global.active".to_owned();
+    let outputs = setup.ask(Request::Get { key, room: 8 });
+    assert!(matches!(
+        &outputs[..],
+        [Output::Respond(_, Response::Get { value, .. })] if value[..] == [0; 8]
+    ));
     let outputs = setup.set("stats.clear.nothing", Raw::u32(1));
     assert_eq!(outputs, [done(Response::Set(Status::NOT_SUPPORTED))]);
 }

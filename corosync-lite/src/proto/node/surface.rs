@@ -172,7 +172,7 @@ pub enum Output {
     /// Open log files anew.
     ReopenLogs,
     /// End the daemon: call [`super::Node::leave`], carry out what it puts out until
-    /// [`super::Node::is_stopped`], and exit. When it was killed, it exits without a goodbye.
+    /// [`super::Node::is_stopped`], and exit.
     Shutdown(ShutdownReason),
     /// Something for the log.
     Log(Log),
