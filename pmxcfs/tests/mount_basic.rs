@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom, Write},
     os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink},
-    process::Command,
+    process::{Child, Command},
 };
 
 use common::{GID, Mounted, bytes};
@@ -361,6 +361,23 @@ fn times_can_be_set_as_far_as_they_are_kept() {
     assert_eq!(mounted.backend.take_unlocks(), [bytes("priv/lock/x")]);
 }
 
+/// A process that holds a descriptor until this is dropped.
+struct Holder(Child);
+
+impl Holder {
+    fn new(file: File) -> Self {
+        let mut sleep = Command::new("sleep");
+        Self(sleep.arg("1000").stdin(file).spawn().unwrap())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_copy_that_another_process_closes_publishes_nothing_half_written() {
     let mounted = Mounted::new();
@@ -368,11 +385,7 @@ fn a_copy_that_another_process_closes_publishes_nothing_half_written() {
     let many: Vec<_> = (0..200).map(|_| File::open("/dev/null").unwrap()).collect();
     // A process holds an earlier descriptor of the file long after its close here.
     let earlier = File::create(mounted.path("f")).unwrap();
-    let mut holder = Command::new("sleep")
-        .arg("1000")
-        .stdin(earlier)
-        .spawn()
-        .unwrap();
+    let _holder = Holder::new(earlier);
     mounted.backend.take_log();
 
     let mut file = File::create(mounted.path("f")).unwrap();
@@ -383,8 +396,6 @@ fn a_copy_that_another_process_closes_publishes_nothing_half_written() {
     file.write_all(b"whole").unwrap();
     drop(file);
     let closed = mounted.writes_of("f");
-    holder.kill().unwrap();
-    holder.wait().unwrap();
     assert!(early.is_empty(), "{early:?}");
     assert_eq!(closed, ["half, whole"]);
     drop(many);

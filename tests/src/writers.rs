@@ -91,13 +91,16 @@ impl Writers {
                 .collect();
             // Also when it panics the writers have to end, or nobody would ever hear of it.
             let end = EndOnDrop(&progress);
-            progress.await_more(SOME)?;
-            disturb(&progress);
-            progress.await_more(SOME)?;
+            let result = progress.await_more(SOME).and_then(|()| {
+                disturb(&progress);
+                progress.await_more(SOME)
+            });
             drop(end);
+            // Why a writer gave up tells more than that nothing was written any more.
             writers
                 .into_iter()
                 .try_for_each(|writer| writer.join().map_err(|_| anyhow!("a writer panicked"))?)
+                .and(result)
         })
     }
 

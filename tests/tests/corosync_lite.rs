@@ -280,6 +280,14 @@ fn a_node_that_is_put_out_says_goodbye(
         settings.install(host).unwrap();
     }
     hosts[0].sh_ok("corosync-cfgtool -R").unwrap();
+    let token = format!("= {}\n", settings.token.as_millis());
+    for host in &hosts[..2] {
+        eventually(FORM_DEADLINE, "the new timeout", || {
+            let key = host.sh("corosync-cmapctl -g runtime.config.totem.token");
+            key.is_ok_and(|key| String::from_utf8_lossy(&key.stdout).ends_with(&token))
+        })
+        .unwrap();
+    }
     let last = all.pop().unwrap();
     hosts[0].sh_ok("corosync-cfgtool -k 3").unwrap();
     let ended = last.program().wait(END_LIMIT).unwrap();

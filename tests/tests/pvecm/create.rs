@@ -51,16 +51,19 @@ fn a_cluster_that_does_not_come_up_leaves_the_node_as_it_was() {
     };
     fs::write(nodes.path(1, "storage.cfg"), "dir: local\n").unwrap();
     // The daemon fails; and it takes its time, until somebody presses Ctrl-C.
-    for (program, command) in [
-        ("/bin/false", "exec"),
-        ("/bin/sleep 6", "exec timeout --preserve-status -s INT 3"),
+    let interrupted = "pvecm create lab >/run/create 2>&1 & creates=$!; \
+         timeout 300 grep -q -m 1 'Restart corosync' \
+             <(tail --pid=$creates -n +1 -F /run/create 2>&1); \
+         kill -INT $creates; wait $creates; code=$?; cat /run/create >&2; exit $code";
+    for (program, create) in [
+        ("/bin/false", "pvecm create lab"),
+        ("/bin/sleep 6", interrupted),
     ] {
         let broken = format!(
             "ConditionPathExists=/etc/corosync/corosync.conf\nType=notify\nExecStart={program}\n"
         );
         nodes.install_unit(1, "corosync", &broken).unwrap();
-        let create = format!("{command} pvecm create lab");
-        let failed = nodes.host(1).sh(&create).unwrap();
+        let failed = nodes.host(1).sh(create).unwrap();
         let said = String::from_utf8_lossy(&failed.stderr).into_owned();
         assert_eq!(failed.status.code(), Some(1), "{said}");
         assert!(said.contains("this node is as it was before"), "{said}");

@@ -123,11 +123,16 @@ fn remove_dead(nodes: &mut PveLab) {
         await_votes(nodes, &rest);
     });
     for id in rest {
-        await_text(nodes, &[id], CONF, "name: n5");
-        let conf = fs::read_to_string(nodes.host(id).path(CONF)).unwrap();
-        assert!(!conf.contains("name: n4"), "n{id}: {conf}");
+        let is_out = || {
+            let conf = fs::read_to_string(nodes.host(id).path(CONF)).unwrap_or_default();
+            conf.contains("name: n5") && !conf.contains("name: n4")
+        };
+        eventually(SYNC_DEADLINE, &format!("n{id} without n4"), is_out).unwrap();
     }
-    assert!(!nodes.path(1, "nodes/n4").exists());
+    eventually(SYNC_DEADLINE, "no directory of n4", || {
+        !nodes.path(1, "nodes/n4").exists()
+    })
+    .unwrap();
 }
 
 /// A node leaves without being installed again, and comes back under its name.
@@ -137,9 +142,11 @@ fn separate_and_rejoin(nodes: &PveLab) {
         nodes.pvecm(5, "leave --yes").unwrap();
         nodes.await_writable(5, true).unwrap();
     });
-    // The others were told.
-    let conf = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
-    assert!(!conf.contains("name: n5"), "{conf}");
+    eventually(SYNC_DEADLINE, "n1 without n5", || {
+        let conf = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap_or_default();
+        conf.contains("name: n3") && !conf.contains("name: n5")
+    })
+    .unwrap();
     await_votes(nodes, &rest);
     step("joined again", || {
         add(nodes, 5, &with_token(nodes, 2, 5), 3);

@@ -229,7 +229,8 @@ fn a_member_without_quorum_takes_nobody(nodes: &PveLab) {
 fn while_it_waits(nodes: &PveLab, add: &str, signal: &str) -> String {
     let script = format!(
         "pvecm {add} --timeout 60 >/run/add-{signal} 2>&1 & joins=$!; \
-         grep -q -m 1 'waiting for quorum' <(tail -n +1 -F /run/add-{signal} 2>&1); \
+         timeout 300 grep -q -m 1 'waiting for quorum' \
+             <(tail --pid=$joins -n +1 -F /run/add-{signal} 2>&1); \
          kill -{signal} $joins; wait $joins; cat /run/add-{signal}"
     );
     nodes.host(2).sh_ok(&script).unwrap()

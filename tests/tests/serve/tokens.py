@@ -30,7 +30,9 @@ if sys.argv[1] == "refused":
 
 token, *addresses = sys.argv[1:]
 assert call("GET", addresses[0], "config/join", token) == 200
-assert call("GET", addresses[0], "status", token) == 403
+# What a join needs to know is told, and nothing else.
+assert call("GET", addresses[0], "status", token) == 200
+assert call("GET", addresses[0], "options", token) == 403
 
 
 def join(number):
