@@ -13,8 +13,8 @@ if [ $# -gt 0 ]; then
 fi
 cargo test --locked --workspace --no-run
 
-# Tests of whole clusters wait most of the time, for tokens, timeouts and locks. So they run in two
-# lanes side by side; each lane's output is shown when it has ended.
+# Tests of whole clusters wait most of the time, for tokens, timeouts and locks. So they run in lanes
+# side by side; each lane's output is shown when it has ended.
 logs=$(mktemp -d)
 lanes=""
 trap 'for lane in $lanes; do kill -- "-$lane" 2>/dev/null || :; done; rm -rf "$logs"' EXIT
@@ -39,20 +39,22 @@ END
 lane nodes <<'END'
 cargo test --locked --package tests --test cluster --test nodes
 cargo test --locked --package tests --test certificates --test serve
-# Clusters again on the other messaging daemon, and on rings of both. How old locks become does not
-# depend on it, and takes long.
-for messaging in corosync-lite corosync-lite:corosync; do
-    echo "messaging: $messaging"
-    COROSYNC_BIN=$messaging cargo test --locked --package tests \
-        --test cluster --test nodes -- --skip age_of_locks
-done
+# Clusters again on a ring of both messaging daemons. How old locks become does not depend on it, and
+# takes long.
+COROSYNC_BIN=corosync-lite:corosync cargo test --locked --package tests \
+    --test cluster --test nodes -- --skip age_of_locks
+END
+lane units <<'END'
+# And on a ring of corosync-lite alone.
+COROSYNC_BIN=corosync-lite cargo test --locked --package tests \
+    --test cluster --test nodes -- --skip age_of_locks
 cargo test --locked --workspace --exclude tests
-cargo test --locked --package tests --lib --bins \
+cargo test --locked --package tests --lib \
     --test crash --test daemon --test fuzz --test harness --test rings --test sim
 END
 
 failed=""
-for name in rings nodes; do
+for name in rings nodes units; do
     eval "pid=\$lane_$name"
     wait "$pid" || failed="$failed $name"
     echo "=== tests: $name"
