@@ -31,14 +31,15 @@ $(cat)"
 
 lane rings <<'END'
 cargo test --locked --package tests --test ring --test corosync_lite
-# Most of its time it waits.
-cargo test --locked --package tests --test pvecm -- --test-threads=3
 cargo test --locked --package tests --test pvecm_state
 END
-# What waits most comes first, beside the rings, whose nodes want the processor in time.
+lane pvecm <<'END'
+# Most of its time it waits.
+cargo test --locked --package tests --test pvecm -- --test-threads=3
+cargo test --locked --package tests --test certificates --test serve
+END
 lane nodes <<'END'
 cargo test --locked --package tests --test cluster --test nodes
-cargo test --locked --package tests --test certificates --test serve
 # Clusters again on a ring of both messaging daemons. How old locks become does not depend on it, and
 # takes long.
 COROSYNC_BIN=corosync-lite:corosync cargo test --locked --package tests \
@@ -54,7 +55,7 @@ cargo test --locked --package tests --lib \
 END
 
 failed=""
-for name in rings nodes units; do
+for name in rings pvecm nodes units; do
     eval "pid=\$lane_$name"
     wait "$pid" || failed="$failed $name"
     echo "=== tests: $name"
