@@ -97,6 +97,12 @@ pub enum Command {
     /// Works without the mount, without the messaging daemon and outside of clusters, and changes
     /// nothing. Exit codes: 0 nothing fails (there may be warnings), 1 something does.
     Doctor(Doctor),
+    /// Put back what a command that was broken off has changed, or keep it.
+    ///
+    /// The next command that changes something puts it back by itself, but not later than 15 minutes
+    /// after, and not when the system has started anew: the copies of what was there before, the
+    /// database among them, would take the place of all that was changed since.
+    Undo(Undo),
     /// Show the next free guest number.
     Nextid(Nextid),
     /// Wait until the cluster has quorum: its files can then be written.
@@ -305,6 +311,20 @@ pub struct Delnode {
 #[derive(Args, Debug)]
 pub struct Leave {
     /// Do not ask before separating
+    #[arg(long)]
+    pub yes: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `undo`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Undo {
+    /// Keep what is there now, and remove the copies of what was there before
+    #[arg(long)]
+    pub forget: bool,
+    /// Do not ask
     #[arg(long)]
     pub yes: bool,
     /// Show what would be done, and do nothing

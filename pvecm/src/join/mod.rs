@@ -146,11 +146,17 @@ pub fn check_working_directory(host: &Host, here: &Path) -> Outcome {
 }
 
 /// Whether this node is a member of the cluster of the node `peer` already: then there is nothing to
-/// do but what a join that was killed late has left. Returns the name of the cluster.
+/// do but what a join that was killed late has left, which `dry_run` leaves alone. Returns the name of
+/// the cluster.
 ///
 /// # Errors
 /// When something is left to do, and that fails.
-pub fn is_member(host: &Host, peer: &str, machine: &dyn Machine) -> Outcome<Option<String>> {
+pub fn is_member(
+    host: &Host,
+    peer: &str,
+    machine: &dyn Machine,
+    dry_run: bool,
+) -> Outcome<Option<String>> {
     if !host.paths.corosync("authkey").exists() {
         return Ok(None);
     }
@@ -181,7 +187,7 @@ pub fn is_member(host: &Host, peer: &str, machine: &dyn Machine) -> Outcome<Opti
     if !is_it {
         return Ok(None);
     }
-    if member::is_on_probation(&conf, own) && machine.is_quorate(host) {
+    if !dry_run && member::is_on_probation(&conf, own) && machine.is_quorate(host) {
         member::confirm(host, own, 1, &|id, votes| machine.give_votes(id, votes))?;
     }
     Ok(Some(conf.cluster_name().unwrap_or_default().to_owned()))

@@ -380,9 +380,8 @@ impl Join<'_> {
             text += "\nThis node is as it was before.";
         } else {
             text += &format!(
-                "\nNot all of this node could be put back: {}; what was there is in '{}'",
-                left.join("; "),
-                transaction::directory(&host.paths).display()
+                "\nThis node is not as it was before: {}",
+                crate::verb::change::rest(host, &left)
             );
         }
         if failure.code() == code::REFUSED && entry == Entry::None {

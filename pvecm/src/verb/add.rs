@@ -18,7 +18,7 @@ use crate::join::secret::{self, Prompt, Secret};
 use crate::join::{self, Plan, checks, guests, steps};
 use crate::serve::token::JoinToken;
 use crate::value::Fingerprint;
-use crate::verb::change::{begin, need_root};
+use crate::verb::change::{begin_unless, need_root};
 
 /// Joins.
 ///
@@ -42,8 +42,8 @@ fn join_as(host: &Host, args: &Add, again: bool) -> Outcome {
     let signals = Signals::block()?;
     let machine = ThisMachine::new(&signals);
     let peer = Whom::find(args, &Prompt::new(&signals))?;
-    let lock = begin(host)?;
-    if let Some(cluster) = join::is_member(host, &peer.host, &machine)? {
+    let lock = begin_unless(args.dry_run, host)?;
+    if let Some(cluster) = join::is_member(host, &peer.host, &machine, args.dry_run)? {
         machine.say(&format!(
             "node '{}' is already a member of cluster '{cluster}': nothing to do",
             host.name

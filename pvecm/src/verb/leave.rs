@@ -30,6 +30,7 @@ pub fn run(host: &Host, args: &Leave) -> Outcome {
     need_root()?;
     let farewell = Farewell::look(host)?;
     if args.dry_run {
+        change::foresee(host);
         return show_plan(&farewell.plan(host));
     }
     for line in farewell.consequences(host.name.as_str()) {

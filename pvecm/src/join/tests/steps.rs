@@ -444,15 +444,34 @@ fn a_database_that_can_not_be_read_is_kept_whole() {
 #[test]
 fn a_member_stays_what_it_is() {
     let machine = FakeMachine::new();
-    assert_eq!(is_member(&machine.host, "10.77.0.1", &machine), Ok(None));
+    assert_eq!(
+        is_member(&machine.host, "10.77.0.1", &machine, false),
+        Ok(None)
+    );
     run(&machine, &mut FakePeer::new(), &mut plan()).unwrap();
     let before = machine.tree();
     for peer in ["10.77.0.1", "n1"] {
-        let cluster = is_member(&machine.host, peer, &machine).unwrap();
+        let cluster = is_member(&machine.host, peer, &machine, false).unwrap();
         assert_eq!(cluster.as_deref(), Some("lab"));
     }
     assert_eq!(machine.tree(), before);
-    assert_eq!(is_member(&machine.host, "192.0.2.9", &machine), Ok(None));
+    assert_eq!(
+        is_member(&machine.host, "192.0.2.9", &machine, false),
+        Ok(None)
+    );
+}
+
+#[test]
+fn who_only_wants_to_know_ends_no_probation() {
+    let machine = FakeMachine::new();
+    run(&machine, &mut FakePeer::new(), &mut plan()).unwrap();
+    let path = machine.host.paths.cluster_conf();
+    let mut conf = ClusterConf::parse(&fs::read(&path).unwrap()).unwrap();
+    conf.set_probation("n2");
+    fs::write(&path, conf.text()).unwrap();
+    let known = is_member(&machine.host, "n1", &machine, true).unwrap();
+    assert_eq!(known.as_deref(), Some("lab"));
+    assert_eq!(fs::read(&path).unwrap(), conf.text());
 }
 
 #[test]
