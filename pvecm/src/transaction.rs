@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::files::{self, SECRET, failed};
+use crate::host::files::{self, Owner, SECRET, failed};
 use crate::host::lock::ClusterLock;
 use crate::host::services::{self, Verb};
 use crate::host::{Host, Paths, calendar, clusterconf, ring, wait};
@@ -32,7 +32,7 @@ use crate::host::{Host, Paths, calendar, clusterconf, ring, wait};
 /// Nodes take a configuration within this time, when several are put back one after the other.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// Who is told of a change that was broken off this long ago decides what becomes of it.
-const RECENT: Duration = Duration::from_mins(15);
+const RECENT: Duration = Duration::from_secs(900);
 /// The journal inside the directory.
 const JOURNAL: &str = "journal.json";
 
@@ -69,6 +69,8 @@ enum Undo {
         path: PathBuf,
         copy: String,
         mode: u32,
+        #[serde(default)]
+        owner: Option<Owner>,
     },
     /// A symbolic link was there.
     Link { path: PathBuf, target: PathBuf },
@@ -181,6 +183,7 @@ impl Transaction {
                     path: path.to_owned(),
                     copy,
                     mode: found.mode() & 0o7777,
+                    owner: None,
                 }
             }
         };
@@ -194,6 +197,23 @@ impl Transaction {
     pub fn replace(&mut self, path: &Path, content: &[u8], mode: u32) -> Outcome {
         self.save(path)?;
         files::replace(path, content, mode)
+    }
+
+    /// Replaces the content of a file that stays what it is otherwise: where it is if `path` is a
+    /// symbolic link to it, and whose it is, and who may read it.
+    ///
+    /// # Errors
+    /// When it is not there, and as [`files::replace`].
+    pub fn rewrite(&mut self, path: &Path, content: &[u8]) -> Outcome {
+        let place = fs::canonicalize(path).map_err(|error| failed("find", path, &error))?;
+        let found = fs::metadata(&place).map_err(|error| failed("look at", path, &error))?;
+        self.save(&place)?;
+        let owner = (found.uid(), found.gid());
+        if let Some(Undo::File { owner: saved, .. }) = self.journal.undo.last_mut() {
+            *saved = Some(owner);
+        }
+        self.write()?;
+        files::replace_as(&place, content, found.mode() & 0o7777, Some(owner))
     }
 
     /// Removes a file, and remembers it.
@@ -588,14 +608,19 @@ impl Undo {
                 sweep(path);
                 files::remove(path)
             }
-            Self::File { path, copy, mode } => {
+            Self::File {
+                path,
+                copy,
+                mode,
+                owner,
+            } => {
                 sweep(path);
                 let copy = directory.join(copy);
                 let content = fs::read(&copy).map_err(|error| failed("read", &copy, &error))?;
                 if let Some(above) = path.parent() {
                     files::make_directory(above)?;
                 }
-                files::replace(path, &content, *mode)
+                files::replace_as(path, &content, *mode, *owner)
             }
             Self::Link { path, target } => {
                 files::remove(path)?;

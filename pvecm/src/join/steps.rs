@@ -207,9 +207,7 @@ impl Join<'_> {
             let copy = directory.join(database::copy_name(time));
             self.machine
                 .say(&format!("backup old database to '{}'", copy.display()));
-            self.transaction.make_directory(&directory)?;
-            database::make_directory(&directory)
-                .map_err(|error| failed("make directory", &directory, &error))?;
+            database::make_directory(&directory, &mut self.transaction)?;
             self.transaction.save(&copy)?;
             match database::dump(&current, &copy, &transaction::directory(&self.host.paths)) {
                 Ok(()) => {}
