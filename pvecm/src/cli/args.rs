@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::datacenter::Network;
-use crate::join::guests::Import;
 use crate::value::{ClusterName, Fingerprint, Link, NodeName};
 
 /// Makes, joins, changes and repairs clusters.
@@ -234,10 +233,9 @@ pub struct Add {
     /// Join information of 'pvecm join-info' or the web interface, instead of HOSTNAME and --fingerprint
     #[arg(long, value_name = "TEXT", conflicts_with = "fingerprint")]
     pub info: Option<String>,
-    /// Carry over the guests of this node: 'keep' their numbers, or 'renumber' those that are taken in
-    /// the cluster
-    #[arg(long, value_enum, value_name = "NUMBERS")]
-    pub import_guests: Option<Import>,
+    /// Carry over the guests of this node, whose numbers must be free in the cluster
+    #[arg(long)]
+    pub import_guests: bool,
     /// Seconds to wait for quorum before the join is taken back
     #[arg(long, default_value_t = 90)]
     pub timeout: u64,

@@ -52,11 +52,10 @@ fn join_as(host: &Host, args: &Add, again: bool) -> Outcome {
     }
     let mut links = args.links.given();
     let import = match args.import_guests {
-        Some(import) => Some((import, guests::gather(host)?)),
-        None => None,
+        true => Some(guests::gather(host)?),
+        false => None,
     };
-    let own = import.as_ref().map(|(_, guests)| guests.as_slice());
-    let found = checks::local(host, &machine, &mut links, own);
+    let found = checks::local(host, &machine, &mut links, import.as_deref());
     found.settle(args.force, &|line| machine.say(line))?;
     let fallback = match links.is_empty() {
         true => {
