@@ -374,12 +374,10 @@ impl Journal {
         files::replace(&directory.join(JOURNAL), &text, SECRET)
     }
 
-    /// Removes what need not be done again: services that were told what they had to be, when there is
-    /// nothing left that they have to be told for.
-    fn tidy(&mut self, told: &[Undo]) {
-        let is_service = |undo: &Undo| matches!(undo, Undo::Services { .. });
-        if self.undo.iter().all(is_service) {
-            self.undo.retain(|undo| !told.contains(undo));
+    /// Removes what was done for something that is done as well.
+    fn tidy(&mut self, done: &[Undo]) {
+        if self.undo.iter().all(Undo::is_for_others) {
+            self.undo.retain(|undo| !done.contains(undo));
         }
     }
 }
@@ -442,10 +440,11 @@ pub fn recover_with(directory: &Path, control: Control<'_>) -> Outcome<Option<Re
 }
 
 /// Puts back, the last change first. What is done leaves the journal, on disk, before the next one.
-/// Services stay in it as long as files do, which may need them stopped.
+/// Services and directories stay in it as long as files do: these may need services stopped, and
+/// directories are empty without them.
 fn put_back(directory: &Path, journal: &mut Journal, control: Control<'_>, by: By) -> Vec<String> {
     let mut failures = Vec::new();
-    let mut told = Vec::new();
+    let mut done = Vec::new();
     for number in (0..journal.undo.len()).rev() {
         let Some(undo) = journal.undo.get(number) else {
             continue;
@@ -454,8 +453,8 @@ fn put_back(directory: &Path, journal: &mut Journal, control: Control<'_>, by: B
             failures.push(failure.to_string());
             continue;
         }
-        if let Undo::Services { .. } = undo {
-            told.push(undo.clone());
+        if undo.is_for_others() {
+            done.push(undo.clone());
             continue;
         }
         journal.undo.remove(number);
@@ -466,7 +465,7 @@ fn put_back(directory: &Path, journal: &mut Journal, control: Control<'_>, by: B
     let ended = if failures.is_empty() {
         forget(directory)
     } else {
-        journal.tidy(&told);
+        journal.tidy(&done);
         journal.write(directory)
     };
     failures.extend(ended.err().map(|failure| failure.to_string()));
@@ -574,6 +573,11 @@ impl Undo {
             Self::NoDirectory { .. } => false,
             _ => true,
         }
+    }
+
+    /// Whether it is done for the sake of others, and may be done again with them.
+    fn is_for_others(&self) -> bool {
+        matches!(self, Self::Services { .. } | Self::NoDirectory { .. })
     }
 
     fn words(&self) -> String {

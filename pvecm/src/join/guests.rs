@@ -90,6 +90,9 @@ pub fn elsewhere(host: &Host, guests: &[Guest]) -> Outcome<Vec<u32>> {
 
 /// Looks whether the guests can be carried over, before anything changes.
 pub(super) fn check(guests: &[Guest], own: &str, peer: &mut dyn Peer, found: &mut Faults) {
+    if guests.is_empty() {
+        return;
+    }
     let ids: Vec<u32> = guests.iter().map(|guest| guest.id).collect();
     let taken = match peer.taken(&ids) {
         Ok(taken) => taken,

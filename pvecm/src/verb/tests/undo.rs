@@ -179,7 +179,7 @@ fn what_is_put_back_is_not_put_back_again() {
     assert_eq!(recovered.failures, Vec::<String>::new());
     assert_eq!(database(&node), "of a week later");
     assert_eq!(calls.take(), ["stop", "start"]);
-    assert!(!directory.exists() && !key.exists());
+    assert!(!directory.exists() && !paths.corosync("").exists());
 }
 
 #[test]
