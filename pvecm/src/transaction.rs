@@ -1,7 +1,12 @@
 //! Changes of this node that are put back when a later step fails.
 //!
 //! What is about to change is first copied below one directory, on disk before the change is made.
-//! When the command fails it puts everything back; when it was killed, the next one does.
+//! When the command fails it puts everything back; when it was killed, the next one does. It does so
+//! only soon after, and before the system starts anew: the copies of a file, above all of the database,
+//! must not take the place of what was changed long since. Then the user says which of the two it is.
+//!
+//! What is put back leaves the journal at once, so that what could not be put back is all that is tried
+//! again.
 //!
 //! The cluster's configuration is put back as a version that is newer still, and only while it is what
 //! the command has written: a change that somebody has made after that stays.
@@ -14,17 +19,20 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use openssl::asn1::Asn1Time;
 use serde::{Deserialize, Serialize};
 
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::files::{self, SECRET, failed};
+use crate::host::files::{self, Owner, SECRET, failed};
 use crate::host::lock::ClusterLock;
 use crate::host::services::{self, Verb};
-use crate::host::{Host, Paths, clusterconf, ring, wait};
+use crate::host::{Host, Paths, calendar, clusterconf, ring, wait};
 
 /// Nodes take a configuration within this time, when several are put back one after the other.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
+/// Who is told of a change that was broken off this long ago decides what becomes of it.
+const RECENT: Duration = Duration::from_secs(900);
 /// The journal inside the directory.
 const JOURNAL: &str = "journal.json";
 
@@ -42,11 +50,17 @@ pub struct Transaction {
 struct Journal {
     /// What the user asked for, to name it later.
     command: String,
+    /// The start of the system that it belongs to.
+    #[serde(default)]
+    boot: String,
+    /// When it was written last, in seconds since 1970.
+    #[serde(default)]
+    at: u64,
     undo: Vec<Undo>,
 }
 
 /// How one change is put back.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Undo {
     /// Nothing was there.
     Absent { path: PathBuf },
@@ -55,6 +69,8 @@ enum Undo {
         path: PathBuf,
         copy: String,
         mode: u32,
+        #[serde(default)]
+        owner: Option<Owner>,
     },
     /// A symbolic link was there.
     Link { path: PathBuf, target: PathBuf },
@@ -92,6 +108,19 @@ pub fn directory(paths: &Paths) -> PathBuf {
     paths.database("pvecm-undo")
 }
 
+/// A change that was broken off, and is not put back yet.
+#[derive(Debug, PartialEq, Eq)]
+pub struct BrokenOff {
+    /// The command.
+    pub command: String,
+    /// When it was broken off, in words.
+    pub when: String,
+    /// What was changed since might be lost when it is put back.
+    pub is_dated: bool,
+    /// How it is put back, a step each.
+    pub steps: Vec<String>,
+}
+
 /// A change that was broken off, and what could not be put back.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recovered {
@@ -109,15 +138,18 @@ impl Transaction {
     pub fn begin(directory: &Path, command: &str) -> Outcome<Self> {
         if directory.join(JOURNAL).exists() {
             return Err(Failure::refused(format!(
-                "changes of an earlier command are not put back yet: see '{}'",
+                "changes of an earlier command are not put back yet: 'pvecm undo' does that (copies of what was \
+                 there before are in '{}')",
                 directory.display()
             )));
         }
         files::make_directory(directory)?;
-        let transaction = Self {
+        let mut transaction = Self {
             directory: directory.to_owned(),
             journal: Journal {
                 command: command.to_owned(),
+                boot: boot(),
+                at: 0,
                 undo: Vec::new(),
             },
             lock: None,
@@ -151,6 +183,7 @@ impl Transaction {
                     path: path.to_owned(),
                     copy,
                     mode: found.mode() & 0o7777,
+                    owner: None,
                 }
             }
         };
@@ -164,6 +197,23 @@ impl Transaction {
     pub fn replace(&mut self, path: &Path, content: &[u8], mode: u32) -> Outcome {
         self.save(path)?;
         files::replace(path, content, mode)
+    }
+
+    /// Replaces the content of a file that stays what it is otherwise: where it is if `path` is a
+    /// symbolic link to it, and whose it is, and who may read it.
+    ///
+    /// # Errors
+    /// When it is not there, and as [`files::replace`].
+    pub fn rewrite(&mut self, path: &Path, content: &[u8]) -> Outcome {
+        let place = fs::canonicalize(path).map_err(|error| failed("find", path, &error))?;
+        let found = fs::metadata(&place).map_err(|error| failed("look at", path, &error))?;
+        self.save(&place)?;
+        let owner = (found.uid(), found.gid());
+        if let Some(Undo::File { owner: saved, .. }) = self.journal.undo.last_mut() {
+            *saved = Some(owner);
+        }
+        self.write()?;
+        files::replace_as(&place, content, found.mode() & 0o7777, Some(owner))
     }
 
     /// Removes a file, and remembers it.
@@ -294,8 +344,8 @@ impl Transaction {
     }
 
     /// As [`Transaction::put_back`], with another service manager.
-    pub fn put_back_with(self, control: Control<'_>) -> Vec<String> {
-        put_back(&self.directory, &self.journal, control, By::Command)
+    pub fn put_back_with(mut self, control: Control<'_>) -> Vec<String> {
+        put_back(&self.directory, &mut self.journal, control, By::Command)
     }
 
     fn remember(&mut self, undo: Undo) -> Outcome {
@@ -303,10 +353,67 @@ impl Transaction {
         self.write()
     }
 
-    fn write(&self) -> Outcome {
-        let text = serde_json::to_vec(&self.journal).unwrap_or_default();
-        files::replace(&self.directory.join(JOURNAL), &text, SECRET)
+    fn write(&mut self) -> Outcome {
+        self.journal.at = calendar().as_secs();
+        self.journal.write(&self.directory)
     }
+}
+
+impl Journal {
+    fn read(directory: &Path) -> Outcome<Option<Self>> {
+        let path = directory.join(JOURNAL);
+        let Some(text) = files::read(&path)? else {
+            return Ok(None);
+        };
+        let journal = serde_json::from_slice(&text);
+        journal.map_err(|error| failed("read", &path, &io::Error::other(error)))
+    }
+
+    fn write(&self, directory: &Path) -> Outcome {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        files::replace(&directory.join(JOURNAL), &text, SECRET)
+    }
+
+    /// Removes what was done for something that is done as well.
+    fn tidy(&mut self, done: &[Undo]) {
+        if self.undo.iter().all(Undo::is_for_others) {
+            self.undo.retain(|undo| !done.contains(undo));
+        }
+    }
+}
+
+/// This start of the system; empty if it is not known.
+fn boot() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// The change that was broken off, if there is one.
+///
+/// # Errors
+/// When there is a journal that can not be read.
+pub fn broken_off(directory: &Path) -> Outcome<Option<BrokenOff>> {
+    let Some(journal) = Journal::read(directory)? else {
+        return Ok(None);
+    };
+    let at = Duration::from_secs(journal.at);
+    let is_of_now = !journal.boot.is_empty() && journal.boot == boot();
+    let is_recent = is_of_now && calendar().abs_diff(at) <= RECENT;
+    let time = libc::time_t::try_from(journal.at).ok().filter(|at| *at > 0);
+    let time = time.and_then(|at| Asn1Time::from_unix(at).ok());
+    let mut when = time.map_or_else(
+        || "at an unknown time".to_owned(),
+        |at| format!("on {}", &*at),
+    );
+    if !is_of_now {
+        when += ", before this system started";
+    }
+    Ok(Some(BrokenOff {
+        command: journal.command,
+        when,
+        is_dated: !is_recent && journal.undo.iter().any(Undo::replaces),
+        steps: journal.undo.iter().rev().map(Undo::words).collect(),
+    }))
 }
 
 /// Puts back what a command that was killed has left.
@@ -322,32 +429,46 @@ pub fn recover(directory: &Path) -> Outcome<Option<Recovered>> {
 /// # Errors
 /// As [`recover`].
 pub fn recover_with(directory: &Path, control: Control<'_>) -> Outcome<Option<Recovered>> {
-    let path = directory.join(JOURNAL);
-    let Some(text) = files::read(&path)? else {
+    let Some(mut journal) = Journal::read(directory)? else {
         return Ok(None);
     };
-    let journal: Journal = serde_json::from_slice(&text)
-        .map_err(|error| failed("read", &path, &io::Error::other(error)))?;
-    let failures = put_back(directory, &journal, control, By::Next);
+    let failures = put_back(directory, &mut journal, control, By::Next);
     Ok(Some(Recovered {
         command: journal.command,
         failures,
     }))
 }
 
-fn put_back(directory: &Path, journal: &Journal, control: Control<'_>, by: By) -> Vec<String> {
-    let undo = journal.undo.iter().rev();
-    let undone = undo.map(|undo| undo.apply(directory, control, by));
-    let mut failures: Vec<String> = undone
-        .filter_map(Result::err)
-        .map(|failure| failure.to_string())
-        .collect();
-    // The copies stay for the user when something could not be put back from them.
-    if failures.is_empty()
-        && let Err(failure) = forget(directory)
-    {
-        failures.push(failure.to_string());
+/// Puts back, the last change first. What is done leaves the journal, on disk, before the next one.
+/// Services and directories stay in it as long as files do: these may need services stopped, and
+/// directories are empty without them.
+fn put_back(directory: &Path, journal: &mut Journal, control: Control<'_>, by: By) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut done = Vec::new();
+    for number in (0..journal.undo.len()).rev() {
+        let Some(undo) = journal.undo.get(number) else {
+            continue;
+        };
+        if let Err(failure) = undo.apply(directory, control, by) {
+            failures.push(failure.to_string());
+            continue;
+        }
+        if undo.is_for_others() {
+            done.push(undo.clone());
+            continue;
+        }
+        journal.undo.remove(number);
+        // On a full disk there is room again when all is back.
+        drop(journal.write(directory));
     }
+    // The copies stay for the user when something could not be put back from them.
+    let ended = if failures.is_empty() {
+        forget(directory)
+    } else {
+        journal.tidy(&done);
+        journal.write(directory)
+    };
+    failures.extend(ended.err().map(|failure| failure.to_string()));
     failures
 }
 
@@ -374,7 +495,8 @@ fn restore_conf(conf: &Path, old: &Path, new: &[PathBuf], lock: Option<u64>, by:
     // The link is there while the cluster file system is.
     if conf.with_file_name("local").symlink_metadata().is_err() {
         return Err(Failure::failed(format!(
-            "'{}' can not be put back while the cluster file system is not mounted: start it with              'systemctl start pve-cluster'",
+            "'{}' can not be put back while the cluster file system is not mounted: start it \
+             with 'systemctl start pve-cluster'",
             conf.display()
         )));
     }
@@ -434,12 +556,47 @@ fn await_taken(conf: &ClusterConf) {
     });
 }
 
-fn forget(directory: &Path) -> Outcome {
+/// Keeps what is there, and removes the journal with all copies.
+///
+/// # Errors
+/// When it can not be removed.
+pub fn forget(directory: &Path) -> Outcome {
     files::remove(&directory.join(JOURNAL))?;
     fs::remove_dir_all(directory).map_err(|error| failed("remove", directory, &error))
 }
 
 impl Undo {
+    /// Whether it puts something in the place of what came after it.
+    fn replaces(&self) -> bool {
+        match self {
+            Self::Services { verb, .. } => verb == Verb::Stop.word(),
+            Self::NoDirectory { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// Whether it is done for the sake of others, and may be done again with them.
+    fn is_for_others(&self) -> bool {
+        matches!(self, Self::Services { .. } | Self::NoDirectory { .. })
+    }
+
+    fn words(&self) -> String {
+        match self {
+            Self::Absent { path } => format!("remove '{}'", path.display()),
+            Self::NoDirectory { path } => format!("remove '{}' if it is empty", path.display()),
+            Self::Services { verb, units } => format!("{verb} {}", units.join(" ")),
+            Self::Conf { path, .. } => {
+                format!(
+                    "write the old '{}', if nobody has changed it since",
+                    path.display()
+                )
+            }
+            Self::File { path, .. } | Self::Link { path, .. } | Self::Moved { from: path, .. } => {
+                format!("put back '{}'", path.display())
+            }
+        }
+    }
+
     fn apply(&self, directory: &Path, control: Control<'_>, by: By) -> Outcome {
         match self {
             Self::Conf {
@@ -455,14 +612,19 @@ impl Undo {
                 sweep(path);
                 files::remove(path)
             }
-            Self::File { path, copy, mode } => {
+            Self::File {
+                path,
+                copy,
+                mode,
+                owner,
+            } => {
                 sweep(path);
                 let copy = directory.join(copy);
                 let content = fs::read(&copy).map_err(|error| failed("read", &copy, &error))?;
                 if let Some(above) = path.parent() {
                     files::make_directory(above)?;
                 }
-                files::replace(path, &content, *mode)
+                files::replace_as(path, &content, *mode, *owner)
             }
             Self::Link { path, target } => {
                 files::remove(path)?;

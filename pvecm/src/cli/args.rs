@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::datacenter::Network;
-use crate::join::guests::Import;
 use crate::value::{ClusterName, Fingerprint, Link, NodeName};
 
 /// Makes, joins, changes and repairs clusters.
@@ -97,6 +96,12 @@ pub enum Command {
     /// Works without the mount, without the messaging daemon and outside of clusters, and changes
     /// nothing. Exit codes: 0 nothing fails (there may be warnings), 1 something does.
     Doctor(Doctor),
+    /// Put back what a command that was broken off has changed, or keep it.
+    ///
+    /// The next command that changes something puts it back by itself, but not later than 15 minutes
+    /// after, and not when the system has started anew: the copies of what was there before, the
+    /// database among them, would take the place of all that was changed since.
+    Undo(Undo),
     /// Show the next free guest number.
     Nextid(Nextid),
     /// Wait until the cluster has quorum: its files can then be written.
@@ -228,10 +233,9 @@ pub struct Add {
     /// Join information of 'pvecm join-info' or the web interface, instead of HOSTNAME and --fingerprint
     #[arg(long, value_name = "TEXT", conflicts_with = "fingerprint")]
     pub info: Option<String>,
-    /// Carry over the guests of this node: 'keep' their numbers, or 'renumber' those that are taken in
-    /// the cluster
-    #[arg(long, value_enum, value_name = "NUMBERS")]
-    pub import_guests: Option<Import>,
+    /// Carry over the guests of this node, whose numbers must be free in the cluster
+    #[arg(long)]
+    pub import_guests: bool,
     /// Seconds to wait for quorum before the join is taken back
     #[arg(long, default_value_t = 90)]
     pub timeout: u64,
@@ -305,6 +309,20 @@ pub struct Delnode {
 #[derive(Args, Debug)]
 pub struct Leave {
     /// Do not ask before separating
+    #[arg(long)]
+    pub yes: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `undo`.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Undo {
+    /// Keep what is there now, and remove the copies of what was there before
+    #[arg(long)]
+    pub forget: bool,
+    /// Do not ask
     #[arg(long)]
     pub yes: bool,
     /// Show what would be done, and do nothing

@@ -178,6 +178,7 @@ pub fn run(cli: &Cli) -> Outcome {
         Command::WaitQuorum(args) => verb::wait_quorum::run(&Host::this()?, args),
         Command::Create(args) => verb::create::run(&Host::this()?, args),
         Command::Leave(args) => verb::leave::run(&Host::this()?, args),
+        Command::Undo(args) => verb::undo::run(&Host::this()?, *args),
         Command::Link(args) => verb::link::run(&Host::this()?, args),
         Command::Node(args) => verb::node::run(&Host::this()?, args),
         Command::Addnode(args) => verb::addnode::run(&Host::this()?, args),

@@ -30,6 +30,7 @@ const GROUPS: [&[&str]; 3] = [
         "readd",
         "serve",
         "token",
+        "undo",
     ],
 ];
 const HELP: &str = "       pvecm help [<extra-args>] [OPTIONS]\n";

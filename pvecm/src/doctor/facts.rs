@@ -205,8 +205,12 @@ pub struct Disk {
 /// A change that was broken off, or goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Journal {
-    /// The command.
+    /// The command, with its name.
     pub command: String,
+    /// When it was broken off.
+    pub when: String,
+    /// It is not put back by itself any more.
+    pub is_dated: bool,
     /// A `pvecm` runs.
     pub goes_on: bool,
 }

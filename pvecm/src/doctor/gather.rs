@@ -22,6 +22,7 @@ use crate::host::command::program;
 use crate::host::pve::{self, State};
 use crate::host::{Host, Paths, calendar, files, ip, resolve, wait};
 use crate::state;
+use crate::transaction;
 
 /// A mount that does not answer for so long hangs.
 const MOUNT_PATIENCE: Duration = Duration::from_secs(5);
@@ -331,17 +332,17 @@ fn disk(directory: &Path) -> Result<Disk, String> {
 
 /// A change that was broken off, unless somebody is at work.
 fn journal(paths: &Paths) -> Option<Journal> {
-    #[derive(serde::Deserialize)]
-    struct Begun {
-        command: String,
-    }
-    let path = paths.database("pvecm-undo/journal.json");
-    let text = files::read(&path).ok()??;
-    let begun: Option<Begun> = serde_json::from_slice(&text).ok();
+    let broken = transaction::broken_off(&transaction::directory(paths));
+    let broken = broken.transpose()?.ok();
     let lock = File::open(paths.at("var/lock/pvecm.lock")).ok();
     let goes_on = lock.is_some_and(|lock| matches!(lock.try_lock(), Err(TryLockError::WouldBlock)));
     Some(Journal {
-        command: begun.map_or_else(|| "(a command)".to_owned(), |begun| begun.command),
+        is_dated: broken.as_ref().is_none_or(|broken| broken.is_dated),
+        when: broken
+            .as_ref()
+            .map(|broken| broken.when.clone())
+            .unwrap_or_default(),
+        command: broken.map_or_else(|| "(a command)".to_owned(), |broken| broken.command),
         goes_on,
     })
 }

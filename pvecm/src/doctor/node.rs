@@ -169,17 +169,22 @@ pub(super) fn journal(facts: &Facts) -> Vec<Finding> {
         Some(journal) if journal.goes_on => vec![Finding::unknown(
             CHECK,
             &facts.node,
-            format!("'pvecm {}' is at work", journal.command),
+            format!("'{}' is at work", journal.command),
         )],
         Some(journal) => vec![Finding::fail(
             CHECK,
             &facts.node,
             format!(
-                "'pvecm {}' was broken off; some of its changes are made",
-                journal.command
+                "'{}' was broken off {}; some of its changes are made",
+                journal.command, journal.when
             ),
-            "run it again: it first puts back what it had changed (copies are in \
-             /var/lib/pve-cluster/pvecm-undo)",
+            if journal.is_dated {
+                "'pvecm undo' puts back what was there before it, over all that was changed since \
+                 ('pvecm undo --dry-run' shows what); 'pvecm undo --forget' keeps what is there now"
+            } else {
+                "run it again, or 'pvecm undo': that puts back what it had changed (copies are in \
+                 /var/lib/pve-cluster/pvecm-undo)"
+            },
         )],
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Outcome};
@@ -23,8 +23,19 @@ pub const KEY: u32 = 0o400;
 /// # Errors
 /// Names the file. The old content stays.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Outcome {
+    replace_as(path, content, mode, None)
+}
+
+/// User and group of a file.
+pub type Owner = (u32, u32);
+
+/// As [`replace`]; the file belongs to `owner` then, if one is given, else to who runs this.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_as(path: &Path, content: &[u8], mode: u32, owner: Option<Owner>) -> Outcome {
     let beside = beside(path);
-    let written = write_new(&beside, content, mode).and_then(|()| fs::rename(&beside, path));
+    let written = write_new(&beside, content, mode, owner).and_then(|()| fs::rename(&beside, path));
     written.map_err(|error| {
         // What could not be made need not be there to be removed.
         drop(fs::remove_file(&beside));
@@ -82,7 +93,7 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+fn write_new(path: &Path, content: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
@@ -90,6 +101,9 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .mode(mode)
         .open(path)?;
     file.write_all(content)?;
+    if let Some((user, group)) = owner {
+        fchown(&file, Some(user), Some(group))?;
+    }
     match file.set_permissions(Permissions::from_mode(mode)) {
         Err(error) if error.kind() != io::ErrorKind::PermissionDenied => return Err(error),
         _ => {}

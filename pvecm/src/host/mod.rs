@@ -11,7 +11,7 @@
 //! | [`pve`] | the cluster file system as its files show it |
 //! | [`ring`] | the messaging daemon as it runs |
 //! | [`command`], [`services`] | other programs, and what the service manager runs |
-//! | [`stop`] | signals that end a command
+//! | [`stop`] | signals that end a command |
 //! | [`wait`] | conditions that nothing reports |
 
 pub mod changes;

@@ -1,6 +1,6 @@
 //! The member over its HTTPS interface.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::Method;
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::client::{Call, CallError, Client, Header, Reply, Trust, escape};
 use super::date;
-use super::peer::{Facts, Known, NotAdmitted, Peer, Request};
+use super::peer::{Facts, Holder, Known, NotAdmitted, Peer, Request};
 use super::secret::Secret;
 use crate::failure::{Failure, Outcome};
 use crate::host::calendar;
@@ -262,13 +262,13 @@ impl Peer for Session<'_> {
         Ok(facts)
     }
 
-    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>> {
-        let mut taken = BTreeSet::new();
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>> {
+        let mut taken = BTreeMap::new();
         for id in ids {
             let reply = self.get(&format!("/cluster/nextid?vmid={id}"))?;
             match reply.status {
                 200 => {}
-                400 => drop(taken.insert(*id)),
+                400 => drop(taken.insert(*id, None)),
                 _ => return Err(Failure::failed(said(&reply))),
             }
         }

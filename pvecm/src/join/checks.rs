@@ -51,7 +51,7 @@ impl Faults {
         });
     }
 
-    fn soft(&mut self, text: impl Into<String>) {
+    pub(super) fn soft(&mut self, text: impl Into<String>) {
         self.faults.push(Fault {
             text: text.into(),
             can_force: true,
@@ -119,9 +119,8 @@ pub fn local(
         Ok(_) if import.is_some() => left_behind(host, import.unwrap_or_default(), &mut found),
         Ok(guests) if !guests.is_empty() => {
             found.soft(format!(
-                "this host already contains virtual guests ({}); '--import-guests keep' or '--import-guests \
-                 renumber' carries them over, or back them up and remove them, and restore them under \
-                 free ids afterwards",
+                "this host already contains virtual guests ({}); '--import-guests' carries them over, \
+                 or back them up and remove them, and restore them under free ids afterwards",
                 listed(guests.into_keys().take(10))
             ));
         }

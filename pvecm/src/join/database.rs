@@ -1,9 +1,9 @@
 //! The database of the cluster file system that a joining node had: kept as text, as
 //! `sqlite3 config.db .dump | gzip` does it.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
@@ -12,7 +12,9 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
 use super::client::escape;
-use crate::host::files::SECRET;
+use crate::failure::Outcome;
+use crate::host::files::{SECRET, failed};
+use crate::transaction::Transaction;
 
 /// Files of a database.
 pub const FILES: [&str; 3] = ["config.db", "config.db-wal", "config.db-shm"];
@@ -47,16 +49,14 @@ pub fn copy_name(seconds: u64) -> String {
     format!("config-{seconds}.sql.gz")
 }
 
-/// Makes the directory of the copies.
+/// Makes the directory of the copies, which only root may look into.
 ///
 /// # Errors
-/// What the system says.
-pub fn make_directory(path: &Path) -> io::Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(DIRECTORY_MODE)
-        .create(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(DIRECTORY_MODE))
+/// Names the directory.
+pub fn make_directory(path: &Path, transaction: &mut Transaction) -> Outcome {
+    transaction.make_directory(path)?;
+    let set = fs::set_permissions(path, fs::Permissions::from_mode(DIRECTORY_MODE));
+    set.map_err(|error| failed("set the mode of", path, &error))
 }
 
 /// Writes a database as compressed text. Nobody else may have it open; nothing beside it changes.

@@ -2,10 +2,15 @@
 //!
 //! Joining replaces the node's files by the cluster's, guests included. Those that are to be carried
 //! over are read before, and written into the node's directory when it is there. The numbers of
-//! guests are unique in a cluster: one that is taken stops the join, or the guest gets a free one.
+//! guests are unique in a cluster: one that another guest has stops the join. No guest gets another
+//! number, as disks carry the number of their guest: a second one of that number would take them for
+//! its own.
 //!
 //! What is carried over are configurations and firewall rules. Disks stay where they are, under the
 //! names that they have, and storages have to be known to the cluster under the same names.
+//!
+//! Invariant: a guest whose configuration the cluster has below this node's directory already, as it
+//! is here, is carried over already; so an import that was broken off can be done again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
@@ -13,27 +18,20 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::checks::Faults;
-use super::peer::Peer;
-use crate::datacenter::Datacenter;
+use super::peer::{Holder, Peer};
 use crate::failure::{Failure, Outcome};
 use crate::host::files::{self, failed};
 use crate::host::{Host, pve};
 
 /// Directories of guests in that of a node.
 const FOLDERS: [&str; 2] = ["qemu-server", "lxc"];
+/// What helps against a number that another guest has.
+const FREE: &str = "guests get no other number when they are carried over, as their disks carry it: back up one of \
+                    the two, and restore it under a free number";
 /// Settings that name a volume, without the number that some of them have.
 const VOLUMES: [&str; 10] = [
     "scsi", "virtio", "ide", "sata", "efidisk", "tpmstate", "rootfs", "mp", "unused", "vmstate",
 ];
-
-/// Which numbers guests get.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Import {
-    /// Those that they have; one that is taken stops the join.
-    Keep,
-    /// Those that they have, or free ones where they are taken.
-    Renumber,
-}
 
 /// A guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,28 +88,83 @@ pub fn elsewhere(host: &Host, guests: &[Guest]) -> Outcome<Vec<u32>> {
         .collect())
 }
 
-/// Asks the member which numbers are taken, before anything changes.
-pub(super) fn check(guests: &[Guest], import: Import, peer: &mut dyn Peer, found: &mut Faults) {
+/// Looks whether the guests can be carried over, before anything changes.
+pub(super) fn check(guests: &[Guest], own: &str, peer: &mut dyn Peer, found: &mut Faults) {
+    if guests.is_empty() {
+        return;
+    }
     let ids: Vec<u32> = guests.iter().map(|guest| guest.id).collect();
     let taken = match peer.taken(&ids) {
-        Ok(taken) if taken.is_empty() => return,
-        Ok(taken) => listed(taken),
+        Ok(taken) => taken,
         Err(failure) => {
-            return found.warnings.push(format!(
-                "it is not known which numbers of guests are taken in the cluster ({failure}); it is looked \
-                 at again there, and the join is taken back if that fails"
+            return found.soft(format!(
+                "it is not known which numbers of guests are taken in the cluster ({failure}); with --force it \
+                 is looked at there, and the join is taken back if one is"
             ));
         }
     };
-    match import {
-        Import::Keep => found.hard(format!(
-            "numbers of guests are taken in the cluster: {taken}; '--import-guests renumber' gives these \
-             guests free ones"
-        )),
-        Import::Renumber => found.warnings.push(format!(
-            "numbers of guests are taken in the cluster: {taken}; these guests get free ones"
-        )),
+    let unknown = taken.iter().filter(|(_, holder)| holder.is_none());
+    let unknown: Vec<u32> = unknown.map(|(id, _)| *id).collect();
+    if !unknown.is_empty() {
+        found.soft(format!(
+            "numbers of guests are taken in the cluster: {}; {FREE}. If these are the same guests, of this \
+             node, '--use_ssh' sees that; with --force it is looked at there, and the join is taken back if \
+             they are not",
+            listed(unknown)
+        ));
     }
+    for guest in guests {
+        if let Some(Some(holder)) = taken.get(&guest.id)
+            && !guest.is(holder, own)
+        {
+            found.hard(guest.other(own, &holder.node, &holder.folder));
+        }
+    }
+}
+
+impl Guest {
+    /// Whether it is what the cluster has under its number.
+    fn is(&self, holder: &Holder, own: &str) -> bool {
+        holder.node == own && holder.folder == self.folder && holder.conf == self.conf
+    }
+
+    /// Says that the cluster has another guest of its number.
+    fn other(&self, own: &str, node: &str, folder: &str) -> String {
+        let (id, here) = (self.id, self.folder);
+        format!(
+            "'nodes/{own}/{here}/{id}.conf' of this node is not what the cluster has as \
+             'nodes/{node}/{folder}/{id}.conf': one number, two guests; {FREE}"
+        )
+    }
+}
+
+/// The directory of guests of a kind, as `.vmlist` calls it.
+pub(super) fn folder_of(kind: &str) -> &'static str {
+    match kind {
+        "qemu" => "qemu-server",
+        "openvz" => "openvz",
+        _ => "lxc",
+    }
+}
+
+/// The guests as they are now. Those that were looked at may have changed, but there must be no others.
+///
+/// # Errors
+/// When there are, or a file can not be read.
+pub(super) fn again(host: &Host, seen: &[Guest]) -> Outcome<Vec<Guest>> {
+    let now = gather(host)?;
+    let is_new = |guest: &&Guest| {
+        let mut seen = seen.iter();
+        !seen.any(|seen| seen.id == guest.id && seen.folder == guest.folder)
+    };
+    let new: Vec<u32> = now.iter().filter(is_new).map(|guest| guest.id).collect();
+    if new.is_empty() {
+        return Ok(now);
+    }
+    Err(Failure::failed(format!(
+        "guests were made on this node after the checks: {}; join again",
+        listed(new)
+    )))
 }
 
 /// Numbers in words.
@@ -124,19 +177,16 @@ pub(super) fn listed(ids: impl IntoIterator<Item = u32>) -> String {
 /// written. Returns what the user has to know.
 ///
 /// # Errors
-/// When a number is taken that has to be kept, or a file can not be written.
+/// When a number is taken, or a file can not be written.
 pub(super) fn import(
     host: &Host,
     guests: &[Guest],
-    import: Import,
     made: &mut Vec<PathBuf>,
 ) -> Outcome<Vec<String>> {
     let mut lines = Vec::new();
-    // A number that is given here is none of those that another of these guests has.
-    let mut used: BTreeSet<u32> = guests.iter().map(|guest| guest.id).collect();
     for guest in guests {
-        let id = place(host, guest, import, &used, made)?;
-        used.insert(id);
+        let id = guest.id;
+        let is_new = place(host, guest, made)?;
         if let Some(rules) = &guest.firewall {
             let path = host.paths.pve(format!("firewall/{id}.fw"));
             files::make_directory(&host.paths.pve("firewall"))?;
@@ -147,14 +197,10 @@ pub(super) fn import(
                 written => written.map_err(|error| failed("write", &path, &error))?,
             }
         }
-        lines.push(if id == guest.id {
+        lines.push(if is_new {
             format!("guest {id} is carried over")
         } else {
-            format!(
-                "guest {} is guest {id} now; its disks keep the names that they have, with {} in them: \
-                 rename them before another guest {} uses the same storage",
-                guest.id, guest.id, guest.id
-            )
+            format!("guest {id} was carried over before")
         });
     }
     let storages = files::read(&host.paths.pve("storage.cfg"))?.unwrap_or_default();
@@ -169,51 +215,40 @@ pub(super) fn import(
     Ok(lines)
 }
 
-/// Writes a guest's configuration under a number that is free, and returns that.
-fn place(
-    host: &Host,
-    guest: &Guest,
-    import: Import,
-    used: &BTreeSet<u32>,
-    made: &mut Vec<PathBuf>,
-) -> Outcome<u32> {
-    let directory = host.paths.node(host.name.as_str(), guest.folder);
-    files::make_directory(&directory)?;
-    let lower = Datacenter::read(host).map_or(100, |options| options.next_id.lower);
-    let free = (lower.max(100)..1_000_000_000).filter(|id| !used.contains(id));
-    let candidates = [guest.id].into_iter().chain(free);
-    let count = match import {
-        Import::Keep => 1,
-        Import::Renumber => usize::MAX,
-    };
-    for id in candidates.take(count) {
-        let path = directory.join(format!("{id}.conf"));
-        match pve::guests(&host.paths)?.remove(&id) {
-            // It came here before: by a join that was broken off, or when this node was a member. What the
-            // cluster has of it is newer.
-            Some(owner) if id == guest.id && owner.node == host.name.as_str() => return Ok(id),
-            Some(_) => continue,
-            None => {}
-        }
-        match write_new(&path, &guest.conf, made) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            written => {
-                return written
-                    .map(|()| id)
-                    .map_err(|error| failed("write", &path, &error));
-            }
+/// Writes a guest's configuration; whether it was not there.
+fn place(host: &Host, guest: &Guest, made: &mut Vec<PathBuf>) -> Outcome<bool> {
+    let own = host.name.as_str();
+    let other = |node: &str, folder: &str| Err(Failure::failed(guest.other(own, node, folder)));
+    if let Some(owner) = pve::guests(&host.paths)?.get(&guest.id) {
+        let folder = folder_of(&owner.kind);
+        if owner.node != own || folder != guest.folder {
+            return other(&owner.node, folder);
         }
     }
-    Err(Failure::failed(format!(
-        "the number of guest {} is taken in the cluster: '--import-guests renumber' gives it a free one",
-        guest.id
-    )))
+    let directory = host.paths.node(own, guest.folder);
+    files::make_directory(&directory)?;
+    let path = directory.join(format!("{}.conf", guest.id));
+    match write_new(&path, &guest.conf, made) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        written => {
+            let written = written.map(|()| true);
+            return written.map_err(|error| failed("write", &path, &error));
+        }
+    }
+    match files::read(&path)? {
+        Some(there) if there == guest.conf => Ok(false),
+        _ => other(own, guest.folder),
+    }
 }
 
 /// Makes a file that nobody else may have made; it is in `made` before it is there.
 fn write_new(path: &Path, content: &[u8], made: &mut Vec<PathBuf>) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     made.push(path.to_owned());
+    let opened = OpenOptions::new().write(true).create_new(true).open(path);
+    let mut file = opened.inspect_err(|_| {
+        // It is not this command's, or not there.
+        made.pop();
+    })?;
     file.write_all(content)?;
     file.sync_all()
 }

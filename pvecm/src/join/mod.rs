@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, clusterconf, resolve};
-use guests::{Guest, Import};
+use guests::Guest;
 use machine::Machine;
 use peer::{Peer, Request};
 
@@ -62,8 +62,8 @@ pub struct Plan {
     pub force: bool,
     /// How long quorum is waited for.
     pub timeout: Duration,
-    /// Guests that are carried over, and under which numbers.
-    pub import: Option<(Import, Vec<Guest>)>,
+    /// Guests that are carried over.
+    pub import: Option<Vec<Guest>>,
 }
 
 impl Plan {
@@ -121,7 +121,7 @@ impl Plan {
             format!("give node '{name}' its votes"),
             "make this node's certificate, directories and keys in the cluster".to_owned(),
         ]);
-        if let Some((_, guests)) = self.import.as_ref().filter(|(_, all)| !all.is_empty()) {
+        if let Some(guests) = self.import.as_ref().filter(|all| !all.is_empty()) {
             steps.push(format!(
                 "carry over guest {}",
                 guests::listed(guests.iter().map(|guest| guest.id))
@@ -146,11 +146,17 @@ pub fn check_working_directory(host: &Host, here: &Path) -> Outcome {
 }
 
 /// Whether this node is a member of the cluster of the node `peer` already: then there is nothing to
-/// do but what a join that was killed late has left. Returns the name of the cluster.
+/// do but what a join that was killed late has left, which `dry_run` leaves alone. Returns the name of
+/// the cluster.
 ///
 /// # Errors
 /// When something is left to do, and that fails.
-pub fn is_member(host: &Host, peer: &str, machine: &dyn Machine) -> Outcome<Option<String>> {
+pub fn is_member(
+    host: &Host,
+    peer: &str,
+    machine: &dyn Machine,
+    dry_run: bool,
+) -> Outcome<Option<String>> {
     if !host.paths.corosync("authkey").exists() {
         return Ok(None);
     }
@@ -181,7 +187,7 @@ pub fn is_member(host: &Host, peer: &str, machine: &dyn Machine) -> Outcome<Opti
     if !is_it {
         return Ok(None);
     }
-    if member::is_on_probation(&conf, own) && machine.is_quorate(host) {
+    if !dry_run && member::is_on_probation(&conf, own) && machine.is_quorate(host) {
         member::confirm(host, own, 1, &|id, votes| machine.give_votes(id, votes))?;
     }
     Ok(Some(conf.cluster_name().unwrap_or_default().to_owned()))
@@ -203,13 +209,10 @@ pub fn join(
     plan.replaces_leftover = leftover::applies(host, &facts);
     let name = peer.name();
     let mut found = checks::cluster(&name, &facts, plan, machine);
-    if let Some((import, guests)) = &plan.import
-        // Those that it would find may be this node's own.
-        && !plan.replaces_leftover
-        && !(plan.again && facts.nodes.iter().any(|node| node.name == plan.request.name.as_str()))
+    if let Some(guests) = &plan.import
         && facts.cluster.is_some()
     {
-        guests::check(guests, *import, peer, &mut found);
+        guests::check(guests, plan.request.name.as_str(), peer, &mut found);
     }
     if machine.interrupted() {
         return Err(crate::host::stop::interrupted());

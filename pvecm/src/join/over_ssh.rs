@@ -1,11 +1,12 @@
 //! The member over SSH, with the real programs: `ssh`, `ssh-copy-id` and `rsync`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
-use super::peer::{Facts, Known, NotAdmitted, Peer, Request};
+use super::guests;
+use super::peer::{Facts, Holder, Known, NotAdmitted, Peer, Request};
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
 use crate::host::files::failed;
@@ -160,14 +161,25 @@ impl Peer for SshPeer<'_> {
         Ok(facts)
     }
 
-    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>> {
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>> {
         let text = self.remote(&["cat", "/etc/pve/.vmlist"])?;
         let taken = pve::guests_of(text.as_bytes());
         let taken = taken.map_err(|error| {
             Failure::failed(format!("/etc/pve/.vmlist on '{}': {error}", self.name))
         })?;
-        let is_taken = |id: &u32| taken.contains_key(id);
-        Ok(ids.iter().copied().filter(is_taken).collect())
+        let mut found = BTreeMap::new();
+        for id in ids {
+            let Some(guest) = taken.get(id) else { continue };
+            let folder = guests::folder_of(&guest.kind);
+            let path = format!("/etc/pve/nodes/{}/{folder}/{id}.conf", guest.node);
+            let holder = Holder {
+                conf: self.remote(&["cat", &path])?.into_bytes(),
+                node: guest.node.clone(),
+                folder: folder.to_owned(),
+            };
+            found.insert(*id, Some(holder));
+        }
+        Ok(found)
     }
 
     fn admit(&mut self, request: &Request) -> Result<Admitted, NotAdmitted> {

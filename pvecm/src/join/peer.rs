@@ -1,6 +1,6 @@
 //! The member that lets this node in, however it is reached.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::failure::Outcome;
@@ -18,11 +18,11 @@ pub trait Peer {
     /// When it does not answer.
     fn facts(&mut self) -> Outcome<Facts>;
 
-    /// Which of these numbers guests of the cluster have.
+    /// Which of these numbers guests of the cluster have, and what these are if it tells.
     ///
     /// # Errors
     /// When it does not tell.
-    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>>;
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>>;
 
     /// Asks to be let in.
     ///
@@ -35,6 +35,17 @@ pub trait Peer {
     /// # Errors
     /// When it does not do it.
     fn withdraw(&mut self, name: &NodeName) -> Outcome;
+}
+
+/// A guest of the cluster that has a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The node that it is on.
+    pub node: String,
+    /// The directory of its kind, below that of the node.
+    pub folder: String,
+    /// Its configuration.
+    pub conf: Vec<u8>,
 }
 
 /// What the cluster is like. What the member did not tell is `None` or empty; it checks itself again.

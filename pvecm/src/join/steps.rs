@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Plan;
 use super::database::{self, FILES};
-use super::guests;
+use super::guests::{self, Guest};
 use super::leftover;
 use super::machine::{Machine, Step};
 use super::member;
@@ -56,6 +56,8 @@ struct Join<'a> {
     entry: Entry,
     /// The services were started: the others may see this node.
     is_seen: bool,
+    /// Guests that are carried over, as they are when nobody can change them any more.
+    guests: Option<Vec<Guest>>,
     /// Files of guests that were carried over.
     imported: Vec<PathBuf>,
 }
@@ -80,6 +82,7 @@ pub fn run(
         transaction: Transaction::begin(&transaction::directory(&host.paths), &command)?,
         entry: Entry::None,
         is_seen: false,
+        guests: plan.import.clone(),
         imported: Vec::new(),
     };
     match join.all(peer) {
@@ -175,6 +178,9 @@ impl Join<'_> {
     }
 
     fn stop(&mut self) -> Outcome {
+        if let Some(seen) = self.guests.take() {
+            self.guests = Some(guests::again(self.host, &seen)?);
+        }
         self.machine.say("stopping pve-cluster service");
         let mut units = vec![FILE_SYSTEM];
         if self.machine.messaging_runs() {
@@ -207,9 +213,7 @@ impl Join<'_> {
             let copy = directory.join(database::copy_name(time));
             self.machine
                 .say(&format!("backup old database to '{}'", copy.display()));
-            self.transaction.make_directory(&directory)?;
-            database::make_directory(&directory)
-                .map_err(|error| failed("make directory", &directory, &error))?;
+            database::make_directory(&directory, &mut self.transaction)?;
             self.transaction.save(&copy)?;
             match database::dump(&current, &copy, &transaction::directory(&self.host.paths)) {
                 Ok(()) => {}
@@ -313,8 +317,8 @@ impl Join<'_> {
 
     /// Carries over the guests.
     fn import(&mut self) -> Outcome {
-        if let Some((import, guests)) = &self.plan.import {
-            for line in guests::import(self.host, guests, *import, &mut self.imported)? {
+        if let Some(guests) = &self.guests {
+            for line in guests::import(self.host, guests, &mut self.imported)? {
                 self.machine.say(&line);
             }
         }
@@ -380,9 +384,8 @@ impl Join<'_> {
             text += "\nThis node is as it was before.";
         } else {
             text += &format!(
-                "\nNot all of this node could be put back: {}; what was there is in '{}'",
-                left.join("; "),
-                transaction::directory(&host.paths).display()
+                "\nThis node is not as it was before: {}",
+                crate::verb::change::rest(host, &left)
             );
         }
         if failure.code() == code::REFUSED && entry == Entry::None {

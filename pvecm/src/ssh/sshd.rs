@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::Outcome;
 use crate::host::Host;
-use crate::host::files::{self, PUBLIC};
+use crate::host::files;
 use crate::host::services::{self, Verb};
 use crate::transaction::Transaction;
 
@@ -43,7 +43,7 @@ pub fn permit_root_login(host: &Host, transaction: &mut Transaction) -> Outcome<
     };
     // Told before as well as after: what is put back last, so the file is back by then.
     transaction.services(Verb::Reload, &[UNIT], Verb::Reload)?;
-    transaction.replace(&path, &changed, PUBLIC)?;
+    transaction.rewrite(&path, &changed)?;
     services::control(Verb::Reload, &[UNIT])?;
     Ok(true)
 }
@@ -287,6 +287,35 @@ mod tests {
         let (path, text) = change(&host).unwrap().unwrap();
         assert_eq!(path, main_file(&host));
         assert_eq!(text, b"Include sshd_config.d/*.conf\nPermitRootLogin yes\n");
+    }
+
+    #[test]
+    fn a_file_stays_what_it_is_but_for_its_content() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
+        let (_directory, host) = host(&[("private", "PermitRootLogin no\n")]);
+        let ssh = host.paths.at("etc/ssh");
+        let (file, link) = (ssh.join("private"), ssh.join("sshd_config.d/50-a.conf"));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        // Others may not give files away.
+        drop(chown(&file, Some(12), Some(34)));
+        symlink("../private", &link).unwrap();
+        let look = || {
+            let found = fs::metadata(&file).unwrap();
+            (found.mode(), found.uid(), found.gid())
+        };
+        let before = look();
+        let journal = host.paths.at("journal");
+        let mut transaction = Transaction::begin(&journal, "pvecm add n1").unwrap();
+        transaction
+            .rewrite(&link, b"PermitRootLogin yes\n")
+            .unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"PermitRootLogin yes\n");
+        assert_eq!(look(), before);
+        assert_eq!(transaction.put_back(), Vec::<String>::new());
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"PermitRootLogin no\n");
+        assert_eq!(look(), before);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::join::secret::{self, Prompt, Secret};
 use crate::join::{self, Plan, checks, guests, steps};
 use crate::serve::token::JoinToken;
 use crate::value::Fingerprint;
-use crate::verb::change::{begin, need_root};
+use crate::verb::change::{begin_unless, need_root};
 
 /// Joins.
 ///
@@ -42,8 +42,8 @@ fn join_as(host: &Host, args: &Add, again: bool) -> Outcome {
     let signals = Signals::block()?;
     let machine = ThisMachine::new(&signals);
     let peer = Whom::find(args, &Prompt::new(&signals))?;
-    let lock = begin(host)?;
-    if let Some(cluster) = join::is_member(host, &peer.host, &machine)? {
+    let lock = begin_unless(args.dry_run, host)?;
+    if let Some(cluster) = join::is_member(host, &peer.host, &machine, args.dry_run)? {
         machine.say(&format!(
             "node '{}' is already a member of cluster '{cluster}': nothing to do",
             host.name
@@ -52,11 +52,10 @@ fn join_as(host: &Host, args: &Add, again: bool) -> Outcome {
     }
     let mut links = args.links.given();
     let import = match args.import_guests {
-        Some(import) => Some((import, guests::gather(host)?)),
-        None => None,
+        true => Some(guests::gather(host)?),
+        false => None,
     };
-    let own = import.as_ref().map(|(_, guests)| guests.as_slice());
-    let found = checks::local(host, &machine, &mut links, own);
+    let found = checks::local(host, &machine, &mut links, import.as_deref());
     found.settle(args.force, &|line| machine.say(line))?;
     let fallback = match links.is_empty() {
         true => {

@@ -44,6 +44,7 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
     }
     let machine = ThisMachine::watched()?;
     if args.dry_run {
+        change::foresee(host);
         pve::need_quorum(&host.paths)?;
         let decision = decide(host, &machine, args)?;
         let text = String::from_utf8_lossy(&decision.text).into_owned();

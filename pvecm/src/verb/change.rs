@@ -1,7 +1,7 @@
 //! What the commands that change something have in common.
 //!
 //! Invariant: one change runs on a node at a time, and it begins with nothing of an earlier one that
-//! was broken off.
+//! was broken off, unless the user has decided about that.
 
 use std::io::Write as _;
 
@@ -12,7 +12,7 @@ use super::show;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::host::lock::{ClusterLock, NodeLock};
-use crate::transaction::{self, Transaction};
+use crate::transaction::{self, BrokenOff, Recovered, Transaction};
 
 /// Stops a command that only root can do.
 ///
@@ -26,28 +26,93 @@ pub fn need_root() -> Outcome {
     }
 }
 
+/// Takes this node's lock alone.
+///
+/// # Errors
+/// When another command runs.
+pub(super) fn node_lock(host: &Host) -> Outcome<NodeLock> {
+    NodeLock::take(&host.paths.at("var/lock/pvecm.lock"))
+}
+
 /// Takes this node's lock, and puts back what a command that was killed has left.
 ///
 /// # Errors
-/// When another command runs, or something can not be put back.
+/// When another command runs, or something can not be put back, or might take the place of what was
+/// changed long after.
 pub fn begin(host: &Host) -> Outcome<NodeLock> {
-    let lock = NodeLock::take(&host.paths.at("var/lock/pvecm.lock"))?;
-    let Some(recovered) = transaction::recover(&transaction::directory(&host.paths))? else {
-        return Ok(lock);
-    };
+    let lock = node_lock(host)?;
+    let directory = transaction::directory(&host.paths);
+    if let Some(broken) = transaction::broken_off(&directory)?.filter(|broken| broken.is_dated) {
+        return Err(Failure::refused(dated(&broken)));
+    }
+    if let Some(recovered) = transaction::recover(&directory)? {
+        report(host, &recovered)?;
+    }
+    Ok(lock)
+}
+
+/// As [`begin`], unless the user only wants to know what would be done: then nothing is locked and
+/// nothing put back.
+///
+/// # Errors
+/// As [`begin`].
+pub fn begin_unless(dry_run: bool, host: &Host) -> Outcome<Option<NodeLock>> {
+    if dry_run {
+        foresee(host);
+        return Ok(None);
+    }
+    begin(host).map(Some)
+}
+
+/// Tells what became of a command that was broken off.
+///
+/// # Errors
+/// When not all of it was put back.
+pub(super) fn report(host: &Host, recovered: &Recovered) -> Outcome {
     let command = &recovered.command;
     if recovered.failures.is_empty() {
         tell(&format!(
             "'{command}' was broken off earlier; what it had changed was put back"
         ));
-        return Ok(lock);
+        return Ok(());
     }
     Err(Failure::failed(format!(
-        "'{command}' was broken off earlier, and not all of it could be put back: {}; copies of what was \
-         there before are in '{}', remove that directory when all is well",
-        recovered.failures.join("; "),
-        transaction::directory(&host.paths).display()
+        "'{command}' was broken off earlier, and {}; 'pvecm undo --forget' leaves it as it is",
+        rest(host, &recovered.failures)
     )))
+}
+
+/// Tells a user who only wants to know what a command would do that there is something to put back
+/// first.
+pub fn foresee(host: &Host) {
+    match transaction::broken_off(&transaction::directory(&host.paths)) {
+        Ok(None) => {}
+        Ok(Some(broken)) if broken.is_dated => tell(&dated(&broken)),
+        Ok(Some(broken)) => tell(&format!(
+            "'{}' is at work, or was broken off {}: then what it has changed would be put back first",
+            broken.command, broken.when
+        )),
+        Err(failure) => tell(&failure.to_string()),
+    }
+}
+
+fn dated(broken: &BrokenOff) -> String {
+    format!(
+        "'{}' was broken off {}. What was there before would take the place of all that was changed since, \
+         so you decide: 'pvecm undo --dry-run' shows what would be put back, 'pvecm undo' puts it back, \
+         'pvecm undo --forget' keeps what is there now",
+        broken.command, broken.when
+    )
+}
+
+/// What could not be put back, and what becomes of it.
+pub(crate) fn rest(host: &Host, left: &[String]) -> String {
+    format!(
+        "not all of it could be put back: {}; the rest is tried again by 'pvecm undo', and within 15 \
+         minutes by the next command that changes something; copies of what was there before are in '{}'",
+        left.join("; "),
+        transaction::directory(&host.paths).display()
+    )
 }
 
 /// A change that did not succeed.
@@ -69,12 +134,7 @@ impl Undone {
         if self.left.is_empty() {
             return failure;
         }
-        Failure::failed(format!(
-            "{failure}; and not all of it could be put back: {}; copies of what was there before are in \
-             '{}', the next command tries it again",
-            self.left.join("; "),
-            transaction::directory(&host.paths).display()
-        ))
+        Failure::failed(format!("{failure}; and {}", rest(host, &self.left)))
     }
 }
 
@@ -144,12 +204,7 @@ pub fn undone_on_failure<T>(
         Failure::failed(if left.is_empty() {
             format!("'{command}' failed; this node is as it was before")
         } else {
-            format!(
-                "'{command}' failed, and not all of it could be put back: {}; copies of what was there \
-                 before are in '{}'",
-                left.join("; "),
-                transaction::directory(&host.paths).display()
-            )
+            format!("'{command}' failed, and {}", rest(host, &left))
         })
     })
 }

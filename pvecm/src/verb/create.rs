@@ -30,6 +30,7 @@ pub fn run(host: &Host, args: &Create) -> Outcome {
     need_root()?;
     let text = check(host, args)?;
     if args.dry_run {
+        change::foresee(host);
         return show_plan(&plan(host, &text));
     }
     let machine = ThisMachine::watched()?;

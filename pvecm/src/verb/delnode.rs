@@ -36,6 +36,7 @@ pub struct Removed {
 pub fn run(host: &Host, args: &Delnode) -> Outcome {
     need_root()?;
     if args.dry_run {
+        change::foresee(host);
         return show_plan(&plan(host, args)?);
     }
     let removed = remove(host, &ThisMachine::watched()?, args)?;

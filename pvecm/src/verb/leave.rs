@@ -18,6 +18,7 @@ use crate::host::files::{self, SECRET, failed};
 use crate::host::pve::{self, State};
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
 use crate::host::{Host, calendar, ring};
+use crate::join::database;
 use crate::ssh;
 use crate::transaction::Transaction;
 
@@ -30,6 +31,7 @@ pub fn run(host: &Host, args: &Leave) -> Outcome {
     need_root()?;
     let farewell = Farewell::look(host)?;
     if args.dry_run {
+        change::foresee(host);
         return show_plan(&farewell.plan(host));
     }
     for line in farewell.consequences(host.name.as_str()) {
@@ -227,7 +229,7 @@ pub(super) fn separate(
 /// Copies the database, which nobody uses now.
 fn keep_database(host: &Host, transaction: &mut Transaction) -> Outcome<PathBuf> {
     let directory = host.paths.database("backup");
-    transaction.make_directory(&directory)?;
+    database::make_directory(&directory, transaction)?;
     let time = calendar().as_secs();
     for file in DATABASE {
         if let Some(content) = files::read(&host.paths.database(file))? {

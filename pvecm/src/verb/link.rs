@@ -34,6 +34,7 @@ pub fn run(host: &Host, args: &LinkChange) -> Outcome {
     need_root()?;
     pve::need_quorum(&host.paths)?;
     if args.dry_run {
+        change::foresee(host);
         let conf = clusterconf::read(host)?;
         return show_steps(&conf, &steps(host, &conf, &args.action)?);
     }

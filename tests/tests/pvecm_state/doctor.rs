@@ -159,7 +159,7 @@ fn names_what_was_planted(report: &Value) {
     has(
         report,
         "fail",
-        &["changes n1", "'pvecm create' was broken off"],
+        &["changes n1", "'pvecm create lab' was broken off"],
     );
     has(report, "fail", &["time n3", "s ahead of this one's"]);
 }
@@ -191,7 +191,7 @@ fn plant(cluster: &Cluster) -> tests::lab::Program {
     fs::create_dir(&journal).unwrap();
     fs::write(
         journal.join("journal.json"),
-        r#"{"command": "create", "undo": []}"#,
+        r#"{"command": "pvecm create lab", "undo": []}"#,
     )
     .unwrap();
     let other = cluster.lab.host(3);

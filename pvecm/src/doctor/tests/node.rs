@@ -92,19 +92,27 @@ fn the_database_and_its_disk_are_judged() {
 
 #[test]
 fn changes_and_programs_are_judged() {
-    let journal = |goes_on| {
+    let journal = |is_dated, goes_on| {
         Some(Journal {
-            command: "create".to_owned(),
+            command: "pvecm create lab".to_owned(),
+            when: "on a day".to_owned(),
+            is_dated,
             goes_on,
         })
     };
-    one(
-        &["FAIL changes", "'pvecm create' was broken off"],
-        |facts| facts.journal = journal(false),
-    );
-    one(&["unknown changes", "at work"], |facts| {
-        facts.journal = journal(true)
+    let what = "'pvecm create lab' was broken off on a day";
+    one(&["FAIL changes", what, "run it again"], |facts| {
+        facts.journal = journal(false, false);
     });
+    one(&["FAIL changes", what, "'pvecm undo --forget'"], |facts| {
+        facts.journal = journal(true, false);
+    });
+    one(
+        &["unknown changes", "'pvecm create lab' is at work"],
+        |facts| {
+            facts.journal = journal(true, true);
+        },
+    );
     one(
         &["warn versions", "process 7, 9 runs an older corosync"],
         |facts| facts.programs[0].outdated = vec![7, 9],

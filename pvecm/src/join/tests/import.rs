@@ -1,6 +1,6 @@
 //! Guests that are carried over, and what becomes of them when a join fails.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 
 use super::machine::{Break, FakeMachine};
@@ -8,9 +8,13 @@ use super::plan;
 use super::steps::FakePeer;
 use crate::failure::{Outcome, code};
 use crate::join::checks::local;
-use crate::join::guests::{Import, gather};
+use crate::join::guests::gather;
 use crate::join::machine::Step;
+use crate::join::peer::Holder;
 use crate::join::{Plan, join};
+
+/// The configuration of the first guest.
+const FIRST: &str = "name: a\nscsi0: fast:vm-100-disk-0\n";
 
 /// A machine with two guests; the cluster has these numbers, on n1.
 fn machine(taken: &[u32]) -> FakeMachine {
@@ -24,10 +28,7 @@ fn machine(taken: &[u32]) -> FakeMachine {
     };
     let paths = &machine.host.paths;
     for (path, text) in [
-        (
-            "nodes/n2/qemu-server/100.conf",
-            "name: a\nscsi0: fast:vm-100-disk-0\n",
-        ),
+        ("nodes/n2/qemu-server/100.conf", FIRST),
         (
             "nodes/n2/lxc/101.conf",
             "hostname: b\nrootfs: local:101/x.raw\n",
@@ -45,15 +46,24 @@ fn machine(taken: &[u32]) -> FakeMachine {
     machine
 }
 
-fn with_guests(machine: &FakeMachine, import: Import) -> Plan {
+fn with_guests(machine: &FakeMachine) -> Plan {
     Plan {
-        import: Some((import, gather(&machine.host).unwrap())),
+        import: Some(gather(&machine.host).unwrap()),
         ..plan()
     }
 }
 
-fn run(machine: &FakeMachine, peer: &mut FakePeer, import: Import) -> Outcome {
-    let mut plan = with_guests(machine, import);
+/// What a member tells of a number.
+fn holder(node: &str, folder: &str, conf: &str) -> Option<Holder> {
+    Some(Holder {
+        node: node.to_owned(),
+        folder: folder.to_owned(),
+        conf: conf.as_bytes().to_vec(),
+    })
+}
+
+fn run(machine: &FakeMachine, peer: &mut FakePeer) -> Outcome {
+    let mut plan = with_guests(machine);
     join(&machine.host, &mut plan, peer, machine, false)
 }
 
@@ -64,8 +74,8 @@ fn read(machine: &FakeMachine, path: &str) -> Option<String> {
 #[test]
 fn guests_are_a_fault_unless_they_are_carried_over() {
     let machine = machine(&[]);
-    let said = |import: Option<Import>| {
-        let guests = import.map(|_| gather(&machine.host).unwrap());
+    let said = |import: bool| {
+        let guests = import.then(|| gather(&machine.host).unwrap());
         let found = local(
             &machine.host,
             &machine,
@@ -79,21 +89,21 @@ fn guests_are_a_fault_unless_they_are_carried_over() {
             .collect::<Vec<_>>()
             .join("\n")
     };
-    let text = said(None);
+    let text = said(false);
     assert!(
-        text.contains("(100, 101); '--import-guests keep'"),
+        text.contains("(100, 101); '--import-guests' carries"),
         "{text}"
     );
-    assert_eq!(said(Some(Import::Keep)), "");
+    assert_eq!(said(true), "");
     let list = r#"{"ids":{"100":{"node":"n2","type":"qemu"},"103":{"node":"old","type":"qemu"}}}"#;
     fs::write(machine.host.paths.pve(".vmlist"), list).unwrap();
-    assert!(said(Some(Import::Keep)).contains("would be lost: 103;"));
+    assert!(said(true).contains("would be lost: 103;"));
 }
 
 #[test]
 fn guests_keep_free_numbers() {
     let machine = machine(&[102]);
-    run(&machine, &mut FakePeer::new(), Import::Keep).unwrap();
+    run(&machine, &mut FakePeer::new()).unwrap();
     assert_eq!(
         read(&machine, "lxc/101.conf").unwrap(),
         "hostname: b\nrootfs: local:101/x.raw\n"
@@ -114,52 +124,95 @@ fn guests_keep_free_numbers() {
 }
 
 #[test]
-fn numbers_that_are_taken_stop_the_join_or_are_changed() {
+fn numbers_that_are_taken_stop_the_join() {
     let machine = machine(&[100, 102]);
     let before = machine.tree();
     let mut peer = FakePeer::new();
-    peer.taken = Some(BTreeSet::from([100, 102]));
-    let failure = run(&machine, &mut peer, Import::Keep).unwrap_err();
-    assert_eq!(failure.code(), code::REFUSED);
-    assert!(
-        failure.to_string().contains("taken in the cluster: 100;"),
-        "{failure}"
-    );
-    assert!(peer.requests.is_empty() && machine.tree() == before);
+    let cases = [
+        (None, "taken in the cluster: 100;"),
+        (
+            holder("n1", "lxc", FIRST),
+            "'nodes/n2/qemu-server/100.conf' of this node is not what the cluster has as \
+             'nodes/n1/lxc/100.conf'",
+        ),
+        (
+            holder("n2", "qemu-server", "name: x\n"),
+            "'nodes/n2/qemu-server/100.conf': one",
+        ),
+        (holder("n2", "lxc", FIRST), "'nodes/n2/lxc/100.conf': one"),
+    ];
+    // Whether or not the cluster has an entry of this node.
+    for (again, (holder, words)) in [false, true]
+        .into_iter()
+        .flat_map(|again| cases.clone().into_iter().map(move |case| (again, case)))
+    {
+        peer.taken = Some(BTreeMap::from([(100, holder), (102, None)]));
+        let mut plan = with_guests(&machine);
+        plan.again = again;
+        let failure = join(&machine.host, &mut plan, &mut peer, &machine, false).unwrap_err();
+        assert_eq!(failure.code(), code::REFUSED);
+        assert!(failure.to_string().contains(words), "{failure}");
+        assert!(peer.requests.is_empty() && machine.tree() == before);
+    }
 
-    // Only later, if the member does not tell: then everything is put back.
+    // Who does not tell: the user decides, and everything is put back.
     peer.taken = None;
-    let failure = run(&machine, &mut peer, Import::Keep).unwrap_err();
+    assert_eq!(run(&machine, &mut peer).unwrap_err().code(), code::REFUSED);
+    let mut plan = with_guests(&machine);
+    plan.force = true;
+    let failure = join(&machine.host, &mut plan, &mut peer, &machine, false).unwrap_err();
     assert_eq!(failure.code(), code::FAILED);
+    let text = failure.to_string();
     assert!(
-        failure.to_string().contains("guest 100 is taken"),
-        "{failure}"
+        text.contains("'nodes/n1/qemu-server/100.conf': one number"),
+        "{text}"
     );
     assert_eq!(machine.tree(), before);
-
-    peer.taken = Some(BTreeSet::from([100, 102]));
-    run(&machine, &mut peer, Import::Renumber).unwrap();
-    let said = machine.said();
-    assert!(said.contains("guest 100 is guest 103 now"), "{said}");
-    assert!(read(&machine, "qemu-server/100.conf").is_none());
-    let all = ["qemu-server", "lxc"].map(|kind| {
-        fs::read_dir(machine.host.paths.node("n2", kind))
-            .unwrap()
-            .count()
-    });
-    assert_eq!(all, [1, 1]);
 }
 
 #[test]
-fn a_guest_that_the_cluster_has_for_this_node_stays_as_it_is_there() {
+fn what_was_carried_over_before_stays() {
     let mut machine = machine(&[]);
     machine.taken = r#"{"100":{"node":"n2","type":"qemu"}}"#.to_owned();
-    run(&machine, &mut FakePeer::new(), Import::Keep).unwrap();
-    assert!(
-        read(&machine, "qemu-server/100.conf").is_none(),
-        "it is not written"
-    );
+    let mut peer = FakePeer::new();
+    peer.taken = Some(BTreeMap::from([(100, holder("n2", "qemu-server", FIRST))]));
+    // Not what the member told.
+    machine.there = vec![("qemu-server/100.conf".to_owned(), "name: x\n".to_owned())];
+    let before = machine.tree();
+    let failure = run(&machine, &mut peer).unwrap_err().to_string();
+    assert!(failure.contains("one number, two guests"), "{failure}");
+    assert_eq!(machine.tree(), before);
+
+    machine.there = vec![("qemu-server/100.conf".to_owned(), FIRST.to_owned())];
+    run(&machine, &mut peer).unwrap();
+    assert_eq!(read(&machine, "qemu-server/100.conf").unwrap(), FIRST);
     assert!(read(&machine, "lxc/101.conf").is_some());
+    assert!(machine.said().contains("guest 100 was carried over before"));
+}
+
+#[test]
+fn guests_are_carried_over_as_they_are_at_the_end() {
+    let machine = machine(&[]);
+    let mut plan = with_guests(&machine);
+    let change =
+        |path: &str| fs::write(machine.host.paths.node("n2", path), "name: new\n").unwrap();
+    change("qemu-server/100.conf");
+    let mut peer = FakePeer::new();
+    join(&machine.host, &mut plan, &mut peer, &machine, false).unwrap();
+    assert_eq!(
+        read(&machine, "qemu-server/100.conf").unwrap(),
+        "name: new\n"
+    );
+
+    let machine = self::machine(&[]);
+    let mut plan = with_guests(&machine);
+    let path = machine.host.paths.node("n2", "lxc/104.conf");
+    fs::write(path, "hostname: late\n").unwrap();
+    let failure = join(&machine.host, &mut plan, &mut peer, &machine, false).unwrap_err();
+    assert!(
+        failure.to_string().contains("after the checks: 104;"),
+        "{failure}"
+    );
 }
 
 #[test]
@@ -169,7 +222,7 @@ fn a_failure_after_the_import_leaves_nothing_of_it() {
         ..machine(&[])
     };
     let before = machine.tree();
-    run(&machine, &mut FakePeer::new(), Import::Keep).unwrap_err();
+    run(&machine, &mut FakePeer::new()).unwrap_err();
     assert_eq!(machine.tree(), before);
     assert!(machine.said().contains("guest 100 is carried over"));
 }
@@ -178,7 +231,7 @@ fn a_failure_after_the_import_leaves_nothing_of_it() {
 fn a_dry_run_names_the_guests() {
     let machine = machine(&[]);
     let before = machine.tree();
-    let mut plan = with_guests(&machine, Import::Renumber);
+    let mut plan = with_guests(&machine);
     join(
         &machine.host,
         &mut plan,

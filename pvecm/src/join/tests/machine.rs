@@ -44,6 +44,8 @@ pub struct FakeMachine {
     pub too_large: Option<usize>,
     /// Guests of the cluster.
     pub taken: String,
+    /// Files that the cluster has in the directory of the node.
+    pub there: Vec<(String, String)>,
     pub _directory: tempfile::TempDir,
 }
 
@@ -103,6 +105,7 @@ impl FakeMachine {
             reach: Reach::Answered,
             too_large: None,
             taken: "{}".to_owned(),
+            there: Vec::new(),
             _directory: directory,
         }
     }
@@ -137,6 +140,11 @@ impl FakeMachine {
         fs::write(paths.cluster_conf(), conf).unwrap();
         let guests = format!(r#"{{"version":2,"ids":{}}}"#, self.taken);
         fs::write(paths.pve(".vmlist"), guests)?;
+        for (path, content) in &self.there {
+            let path = paths.node("n2", path);
+            fs::create_dir_all(path.parent().unwrap())?;
+            fs::write(path, content)?;
+        }
         let members = r#"{"nodename":"n2","version":9,"cluster":{"name":"lab","version":99,"nodes":2,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"},"n2":{"id":2,"online":1}}}"#;
         fs::write(paths.pve(".members"), members)
     }

@@ -8,9 +8,11 @@ use super::machine::FakeMachine;
 use super::{CONF, facts, plan};
 use crate::failure::{Failure, Outcome};
 use crate::join::over_ssh::SshPeer;
-use crate::join::peer::{Facts, NotAdmitted, Peer as _};
+use crate::join::peer::{Facts, Holder, NotAdmitted, Peer as _};
 
 const MEMBERS: &str = r#"{"nodename":"n1","version":3,"cluster":{"name":"lab","version":1,"nodes":1,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"}}}"#;
+
+const VMLIST: &str = r#"{"version":2,"ids":{"101":{"node":"n2","type":"lxc","version":1},"102":{"node":"n1","type":"qemu","version":1}}}"#;
 
 /// Programs as a member of this kind, or of the original, answers.
 struct Programs {
@@ -50,10 +52,27 @@ impl Programs {
             ("date +%s", format!("{now}\n")),
             ("corosync.conf", CONF.to_owned()),
             (".members", MEMBERS.to_owned()),
+            (".vmlist", VMLIST.to_owned()),
+            ("/etc/pve/nodes/n2/lxc/101.conf", "hostname: b\n".to_owned()),
         ];
         let answer = answers.into_iter().find(|(end, _)| line.ends_with(end));
         Ok(answer.map(|(_, text)| text).unwrap_or_default())
     }
+}
+
+#[test]
+fn a_member_tells_over_ssh_which_guest_has_a_number() {
+    let programs = Programs::new();
+    let run = |name: &str, args: &[String]| programs.run(name, args);
+    let machine = FakeMachine::new();
+    let mut peer = SshPeer::new(&machine.host, "n1", &run);
+    let taken = peer.taken(&[100, 101]).unwrap();
+    let holder = Holder {
+        node: "n2".to_owned(),
+        folder: "lxc".to_owned(),
+        conf: b"hostname: b\n".to_vec(),
+    };
+    assert_eq!(taken.into_iter().collect::<Vec<_>>(), [(101, Some(holder))]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Failures and kills at each step, and what is left of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::host::{Host, clusterconf};
 use crate::info::Admitted;
 use crate::join::machine::{Machine as _, Step};
-use crate::join::peer::{Facts, NotAdmitted, Peer, Request};
+use crate::join::peer::{Facts, Holder, NotAdmitted, Peer, Request};
 use crate::join::{Plan, is_member, join, leftover};
 use crate::transaction::recover_with;
 use crate::value::NodeName;
@@ -41,13 +41,13 @@ pub struct FakePeer {
     pub withdrawn: usize,
     pub requests: Vec<Request>,
     /// Numbers that guests have, if it tells.
-    pub taken: Option<BTreeSet<u32>>,
+    pub taken: Option<BTreeMap<u32, Option<Holder>>>,
 }
 
 impl FakePeer {
     pub fn new() -> Self {
         Self {
-            taken: Some(BTreeSet::new()),
+            taken: Some(BTreeMap::new()),
             facts: facts(),
             admit: Box::new(|_| Ok(admitted(true))),
             withdraw: Box::new(|| Ok(())),
@@ -66,14 +66,11 @@ impl Peer for FakePeer {
         Ok(self.facts.clone())
     }
 
-    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeSet<u32>> {
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>> {
         let taken = self.taken.clone();
         let taken = taken.ok_or_else(|| Failure::failed("403"))?;
-        Ok(ids
-            .iter()
-            .copied()
-            .filter(|id| taken.contains(id))
-            .collect())
+        let asked = taken.into_iter().filter(|(id, _)| ids.contains(id));
+        Ok(asked.collect())
     }
 
     fn admit(&mut self, request: &Request) -> Result<Admitted, NotAdmitted> {
@@ -444,15 +441,34 @@ fn a_database_that_can_not_be_read_is_kept_whole() {
 #[test]
 fn a_member_stays_what_it_is() {
     let machine = FakeMachine::new();
-    assert_eq!(is_member(&machine.host, "10.77.0.1", &machine), Ok(None));
+    assert_eq!(
+        is_member(&machine.host, "10.77.0.1", &machine, false),
+        Ok(None)
+    );
     run(&machine, &mut FakePeer::new(), &mut plan()).unwrap();
     let before = machine.tree();
     for peer in ["10.77.0.1", "n1"] {
-        let cluster = is_member(&machine.host, peer, &machine).unwrap();
+        let cluster = is_member(&machine.host, peer, &machine, false).unwrap();
         assert_eq!(cluster.as_deref(), Some("lab"));
     }
     assert_eq!(machine.tree(), before);
-    assert_eq!(is_member(&machine.host, "192.0.2.9", &machine), Ok(None));
+    assert_eq!(
+        is_member(&machine.host, "192.0.2.9", &machine, false),
+        Ok(None)
+    );
+}
+
+#[test]
+fn who_only_wants_to_know_ends_no_probation() {
+    let machine = FakeMachine::new();
+    run(&machine, &mut FakePeer::new(), &mut plan()).unwrap();
+    let path = machine.host.paths.cluster_conf();
+    let mut conf = ClusterConf::parse(&fs::read(&path).unwrap()).unwrap();
+    conf.set_probation("n2");
+    fs::write(&path, conf.text()).unwrap();
+    let known = is_member(&machine.host, "n1", &machine, true).unwrap();
+    assert_eq!(known.as_deref(), Some("lab"));
+    assert_eq!(fs::read(&path).unwrap(), conf.text());
 }
 
 #[test]

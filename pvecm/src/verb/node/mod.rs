@@ -154,6 +154,7 @@ pub fn run(host: &Host, args: &NodeChange) -> Outcome {
         there,
     };
     if args.dry_run {
+        change::foresee(host);
         return show_plan(&plan(host, &args.action, &machine)?);
     }
     let _node_lock = change::begin(host)?;

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod node;
+mod undo;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,7 @@
 //! A node that makes a cluster, or leaves one.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use super::{Break, Fake, WAYS};
 use crate::failure::Outcome;
 use crate::verb::change::undone_on_failure;
@@ -66,6 +68,8 @@ fn a_cluster_is_made_and_left_again() {
     assert!(paths.cluster_conf().exists() && paths.corosync("authkey").exists());
     assert!(node.messaging.get());
     leave(&node).unwrap();
+    let backup = paths.database("backup").metadata().unwrap();
+    assert_eq!(backup.permissions().mode() & 0o777, 0o700);
     assert!(!paths.cluster_conf().exists() && !paths.corosync("authkey").exists());
     assert!(!node.messaging.get());
 }
