@@ -68,6 +68,9 @@ pub(super) fn follow(
     steps: &[ClusterConf],
     there: &[NodeEntry],
 ) -> Outcome {
+    if let Some(first) = steps.first() {
+        need_links(machine, old, first, there)?;
+    }
     let take_all = |transaction: &mut Transaction| {
         steps.iter().try_for_each(|step| {
             machine.step()?;
@@ -84,6 +87,50 @@ pub(super) fn follow(
         }
         gone_back(host, machine, old, there)
     })
+}
+
+/// Stops a change over links that do not work: those that are the same before and after it have to
+/// carry the ring meanwhile, and a ring that breaks has no quorum to put the old configuration back with.
+fn need_links(
+    machine: &dyn Machine,
+    old: &ClusterConf,
+    first: &ClusterConf,
+    there: &[NodeEntry],
+) -> Outcome {
+    let own = machine.own_id()?;
+    let mut down = Vec::new();
+    for node in there {
+        let Some(id) = node.id.filter(|id| *id != own) else {
+            continue;
+        };
+        let is_same = |(link, address): &(u8, String)| {
+            let (before, after) = (old.nodes(), first.nodes());
+            let found = after.iter().find(|it| it.id == Some(id));
+            let stays = found.is_some_and(|it| it.addresses.get(link) == Some(address));
+            // Of this node too: its end of the link is what may move.
+            let ours = |nodes: &[NodeEntry]| {
+                let own = nodes.iter().find(|it| it.id == Some(own));
+                own.and_then(|own| own.addresses.get(link).cloned())
+            };
+            stays && ours(&before) == ours(&after)
+        };
+        let staying = node.addresses.clone().into_iter().filter(is_same).collect();
+        for link in machine.links_down(id, &resolved(old, staying)?)? {
+            down.push(format!(
+                "node '{}' is not reached on link {link}",
+                node.name
+            ));
+        }
+    }
+    if down.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "{}\nthe links that stay have to carry the cluster during the change, so nothing was changed: \
+         mend these first ('pvecm status' shows all links), or take such a link away with 'pvecm link \
+         remove' while another works",
+        down.join("\n")
+    )))
 }
 
 /// The configurations that lead to what is wanted, one after the other.

@@ -5,7 +5,7 @@ use std::fs;
 use super::{Break, Fake, WAYS};
 use crate::cli::{self, Command};
 use crate::conf::ClusterConf;
-use crate::failure::Outcome;
+use crate::failure::{Outcome, code};
 use crate::host::clusterconf;
 use crate::transaction::{self, Transaction, recover};
 use crate::verb::machine::present;
@@ -150,6 +150,47 @@ fn a_ring_that_does_not_take_a_new_node_keeps_what_it_had() {
         assert_eq!(after, before);
         assert!(version > first + 1);
         assert!(node.settled.borrow().is_empty());
+    }
+}
+
+#[test]
+fn a_link_is_not_taken_away_while_the_one_that_stays_is_down() {
+    let two = CONF.replace(
+        "linknumber: 0\n",
+        "linknumber: 0\n  }\n  interface {\n    linknumber: 1\n",
+    );
+    let two = two.replace("10.0.0.1\n", "10.0.0.1\n    ring1_addr: 10.0.1.1\n");
+    let two = two.replace("10.0.0.2\n", "10.0.0.2\n    ring1_addr: 10.0.1.2\n");
+    let change = |node: &Fake, removes: bool| {
+        let old = clusterconf::read(&node.host).unwrap();
+        let steps = if removes {
+            let mut new = old.clone();
+            new.remove_link(0).unwrap();
+            vec![new]
+        } else {
+            old.moves("n1", &[0], "10.0.0.9").unwrap()
+        };
+        let there = present(node, &old).unwrap();
+        let lock = clusterconf::lock(&node.host).unwrap();
+        link::follow(&node.host, node, lock, &old, &steps, &there)
+    };
+    for removes in [true, false] {
+        let node = member(Break::Never);
+        node.write("etc/pve/corosync.conf", &two);
+        node.down.borrow_mut().insert(1);
+        let failure = change(&node, removes).unwrap_err();
+        assert_eq!(failure.code(), code::REFUSED);
+        let text = failure.to_string();
+        assert!(
+            text.contains("node 'n2' is not reached on link 1"),
+            "{text}"
+        );
+        assert_eq!(clusterconf::read(&node.host).unwrap().version(), 4);
+        // That the other one is down is no reason to keep it.
+        node.down.replace([0].into());
+        if removes {
+            change(&node, removes).unwrap();
+        }
     }
 }
 
