@@ -541,6 +541,9 @@ pub enum NodeAction {
         node: NodeName,
         /// Its new address
         address: std::net::IpAddr,
+        /// Its old address, where the cluster file system tells the new one already
+        #[arg(long, value_name = "OLD")]
+        from: Option<std::net::IpAddr>,
     },
     /// Give this node another name.
     ///

@@ -135,13 +135,7 @@ fn need_links(
 
 /// The configurations that lead to what is wanted, one after the other.
 fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<ClusterConf>> {
-    let fault = conf::verify(conf, &System);
-    if !fault.errors.is_empty() {
-        return Err(Failure::refused(format!(
-            "the configuration in force has faults, mend them first: {}",
-            fault.errors.join("; ")
-        )));
-    }
+    without_faults(conf)?;
     let mut new = conf.clone();
     match action {
         LinkAction::Add {
@@ -174,9 +168,9 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
             node,
             address,
         } => {
-            let address = new_address(host, conf, node.as_str(), address)?;
-            let moves = conf.moves(node.as_str(), &[*number], &address);
-            return moves.map_err(Failure::refused);
+            let is_own = *node == host.name;
+            let local = local()?;
+            return moved(conf, node.as_str(), &[*number], address, is_own, &local);
         }
     }
     let fault = conf::verify(&new, &System);
@@ -186,8 +180,49 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
     Ok(vec![new])
 }
 
+fn without_faults(conf: &ClusterConf) -> Outcome {
+    let fault = conf::verify(conf, &System);
+    if fault.errors.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "the configuration in force has faults, mend them first: {}",
+        fault.errors.join("; ")
+    )))
+}
+
+/// The configurations in which a node moves to another address on these links, one after the other.
+///
+/// # Errors
+/// When the node may not have that address, or the configuration can not be built on.
+pub(super) fn moved(
+    conf: &ClusterConf,
+    node: &str,
+    links: &[u8],
+    address: &str,
+    is_own: bool,
+    local: &[IpAddr],
+) -> Outcome<Vec<ClusterConf>> {
+    without_faults(conf)?;
+    let address = new_address(conf, node, links, address, is_own, local)?;
+    let moves = conf.moves(node, links, &address);
+    let moves = moves.map_err(Failure::refused)?;
+    for step in &moves {
+        let fault = conf::verify(step, &System);
+        if !fault.errors.is_empty() {
+            return Err(Failure::refused(fault.errors.join("\n")));
+        }
+    }
+    Ok(moves)
+}
+
+fn local() -> Outcome<Vec<IpAddr>> {
+    local_addresses().map_err(|error| Failure::failed(format!("no list of addresses: {error}")))
+}
+
 /// Reads `NODE=ADDRESS` for each node.
 fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMap<String, String>> {
+    let local = local()?;
     let mut addresses = BTreeMap::new();
     for text in given {
         let (node, address) = text.split_once('=').ok_or_else(|| {
@@ -195,7 +230,8 @@ fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMa
                 "'{text}' is not known: use NODE=ADDRESS for each node"
             ))
         })?;
-        let address = new_address(host, conf, node, address)?;
+        let is_own = node == host.name.as_str();
+        let address = new_address(conf, node, &[], address, is_own, &local)?;
         if let Some((other, _)) = addresses.iter().find(|(_, used)| **used == address) {
             return Err(Failure::refused(format!(
                 "'{address}' can not be that of both '{other}' and '{node}'"
@@ -208,17 +244,12 @@ fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMa
     Ok(addresses)
 }
 
-/// An address that a node may get: resolved, nobody else's, and its own where that can be seen.
-fn new_address(host: &Host, conf: &ClusterConf, node: &str, address: &str) -> Outcome<String> {
-    if !is_address(address) {
-        return Err(Failure::usage(format!(
-            "'{address}' is neither an IP address nor a host name"
-        )));
-    }
-    let one = resolved(conf, [(0, address.to_owned())].into())?;
-    let address = one.into_values().next().unwrap_or_default();
+/// Refuses an address that is in use, other than by this node on these links.
+pub(super) fn refuse_taken(conf: &ClusterConf, node: &str, links: &[u8], address: &str) -> Outcome {
     for other in conf.nodes() {
-        let used = other.addresses.iter().find(|(_, used)| **used == address);
+        let stays = |link: &u8| other.name != node || !links.contains(link);
+        let mut at = other.addresses.iter();
+        let used = at.find(|(link, used)| **used == *address && stays(link));
         if let Some((link, _)) = used {
             return Err(Failure::refused(format!(
                 "'{address}' is used already on link {link} by node '{}'",
@@ -226,10 +257,28 @@ fn new_address(host: &Host, conf: &ClusterConf, node: &str, address: &str) -> Ou
             )));
         }
     }
-    let local = local_addresses();
-    let local = local.map_err(|error| Failure::failed(format!("no list of addresses: {error}")))?;
+    Ok(())
+}
+
+/// An address that a node may get: resolved, nobody else's nor its own on a link that stays, and one of
+/// its interfaces where that can be seen.
+fn new_address(
+    conf: &ClusterConf,
+    node: &str,
+    links: &[u8],
+    address: &str,
+    is_own: bool,
+    local: &[IpAddr],
+) -> Outcome<String> {
+    if !is_address(address) {
+        return Err(Failure::usage(format!(
+            "'{address}' is neither an IP address nor a host name"
+        )));
+    }
+    let one = resolved(conf, [(0, address.to_owned())].into())?;
+    let address = one.into_values().next().unwrap_or_default();
+    refuse_taken(conf, node, links, &address)?;
     let is_local = address.parse().is_ok_and(|ip| local.contains(&ip));
-    let is_own = node == host.name.as_str();
     match (is_own, is_local) {
         (true, false) => Err(Failure::refused(format!(
             "'{address}' is not an address of this node: give it to an interface first"
