@@ -17,13 +17,12 @@ use crate::cli::{LinkAction, LinkChange};
 use crate::conf::{self, ClusterConf, NodeEntry};
 use crate::doctor;
 use crate::failure::{Failure, Outcome};
-use crate::host::lock::ClusterLock;
+use crate::host::lock::{ClusterLock, Renewal};
 use crate::host::{Host, clusterconf, local_addresses, pve, wait};
 use crate::transaction::Transaction;
 use crate::value::is_address;
 
-/// Nodes take a version within this time. Two of them and the way back have to be done before the
-/// cluster's lock frees itself.
+/// Nodes take a version within this time, for which the cluster's lock is renewed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Changes links, as the command does it.
@@ -71,13 +70,21 @@ pub(super) fn follow(
     if let Some(first) = steps.first() {
         need_links(machine, old, first, there)?;
     }
+    let renewal = lock.as_ref().map(|lock| lock.renewal().clone());
+    let renew = || renewal.as_ref().map_or(Ok(()), Renewal::renew);
     let take_all = |transaction: &mut Transaction| {
+        let mut last = old;
         steps.iter().try_for_each(|step| {
             machine.step()?;
+            renew()?;
+            clusterconf::unchanged(host, last)?;
+            last = step;
             transaction.write_conf(host, &step.text())?;
             let look = || not_taken(machine, step, there);
-            let missing = look_for(machine, PATIENCE, || look().is_empty().then_some(()))?;
-            missing.ok_or_else(|| Failure::failed(look().join("\n")))
+            let missing = look_for(machine, PATIENCE, || look().is_empty().then_some(()));
+            // The way back takes its time as well.
+            renew()?;
+            missing?.ok_or_else(|| Failure::failed(look().join("\n")))
         })
     };
     change::undone(host, machine, "pvecm link", lock, take_all).map_err(|undone| {
@@ -356,6 +363,15 @@ fn gone_back(
     };
     if back.version() == old.version() {
         return Failure::failed("nothing was changed");
+    }
+    let mut as_before = old.clone();
+    as_before.set_version(back.version());
+    if back.text() != as_before.text() {
+        return Failure::failed(format!(
+            "version {} is neither the old configuration nor the new one: somebody else has changed it, and \
+             it stays; look at it, then run the command again",
+            back.version()
+        ));
     }
     tell("not all nodes have taken the change; going back to the old configuration");
     let mut missing = Vec::new();

@@ -105,6 +105,12 @@ impl Machine for ThisMachine {
         machine::Machine::interrupted(&self.machine)
     }
 
+    fn step(&self) -> Outcome {
+        machine::Machine::step(&self.machine)?;
+        let lock = self.lock.borrow();
+        lock.as_ref().map_or(Ok(()), |lock| lock.renewal().keep())
+    }
+
     fn addresses(&self) -> Outcome<Vec<IpAddr>> {
         local_addresses().map_err(|error| Failure::failed(format!("no list of addresses: {error}")))
     }
@@ -136,6 +142,9 @@ impl Machine for ThisMachine {
     }
 
     fn take(&self, host: &Host, step: &ClusterConf) -> Outcome {
+        if let Some(lock) = &*self.lock.borrow() {
+            lock.renewal().renew()?;
+        }
         clusterconf::write(host, &step.text())?;
         let mut missing = Vec::new();
         let taken = look_for(&self.machine, PATIENCE, || {

@@ -35,6 +35,7 @@ pub(super) struct Rename<'a> {
     new: NodeName,
     /// The new configuration; none: it is in force already.
     conf: Option<ClusterConf>,
+    before: ClusterConf,
     /// The cluster file system serves under another name.
     restarts: bool,
 }
@@ -100,6 +101,7 @@ impl<'a> Rename<'a> {
             old: old.clone(),
             new: new.clone(),
             conf: renamed.transpose().map_err(Failure::refused)?,
+            before: conf,
             restarts: served != new.as_str(),
         })
     }
@@ -146,10 +148,10 @@ impl<'a> Rename<'a> {
             return Err(self.back(failure));
         }
         if let Some(conf) = &self.conf {
-            let before = clusterconf::read(host)?;
-            if let Err(failure) = machine.take(host, conf) {
+            let unchanged = clusterconf::unchanged(host, &self.before);
+            if let Err(failure) = unchanged.and_then(|()| machine.take(host, conf)) {
                 let is_written =
-                    clusterconf::read(host).is_ok_and(|now| now.version() > before.version());
+                    clusterconf::read(host).is_ok_and(|now| now.node(new.as_str()).is_some());
                 if !is_written {
                     return Err(self.back(failure));
                 }

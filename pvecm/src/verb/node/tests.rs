@@ -26,6 +26,8 @@ struct Fake {
     running: RefCell<BTreeMap<u8, IpAddr>>,
     /// The command is to end after this many steps.
     ends_at: Cell<Option<usize>>,
+    /// What somebody else writes as the configuration.
+    meanwhile: RefCell<Option<String>>,
     /// Failures are refusals.
     refuses: Cell<bool>,
     said: RefCell<Vec<String>>,
@@ -71,6 +73,7 @@ impl Fake {
             running: RefCell::default(),
             ends_at: Cell::new(None),
             refuses: Cell::new(false),
+            meanwhile: RefCell::default(),
             said: RefCell::default(),
             done: RefCell::default(),
             fails_at: Cell::new(None),
@@ -190,6 +193,9 @@ impl Machine for Fake {
 
     fn cluster_files(&self, host: &Host) -> Outcome {
         self.step("files")?;
+        if let Some(text) = self.meanwhile.take() {
+            clusterconf::write(host, text.as_bytes())?;
+        }
         let pem = host.paths.node(host.name.as_str(), "pve-ssl.pem");
         fs::create_dir_all(pem.parent().unwrap()).unwrap();
         files::replace(&pem, b"new\n", files::PUBLIC)
@@ -440,6 +446,17 @@ fn what_an_earlier_run_has_moved_goes_back_too() {
     let text = failure.to_string();
     assert!(text.contains("m1/lxc/101.conf' is still there"), "{text}");
     assert!(!text.contains("as before"), "{text}");
+}
+
+#[test]
+fn a_rename_writes_over_nothing_that_came_meanwhile() {
+    let fake = Fake::new("m1", "10.0.0.1");
+    let before = fake.tree();
+    let other = CONF.replace("config_version: 4", "config_version: 5");
+    fake.meanwhile.replace(Some(other));
+    let failure = perform(&fake.host, &rename("n1", "m1"), &fake).unwrap_err();
+    assert!(failure.to_string().contains("somebody else"), "{failure}");
+    assert_eq!((fake.conf().version(), fake.tree()), (5, before));
 }
 
 #[test]
