@@ -195,6 +195,56 @@ fn a_link_is_not_taken_away_while_the_one_that_stays_is_down() {
 }
 
 #[test]
+fn what_could_not_be_removed_is_a_failure() {
+    let Command::Delnode(args) = command("delnode n2 --purge") else {
+        panic!()
+    };
+    let removed = |spoil: &dyn Fn(&Fake)| {
+        let node = member(Break::Never);
+        spoil(&node);
+        delnode::remove(&node.host, &node, &args)
+            .unwrap()
+            .is_incomplete
+    };
+    assert!(!removed(&|_| {}));
+    // That it stays where guests are is said before.
+    let guest = r#"{"version":1,"ids":{"200":{"node":"n2","type":"qemu"}}}"#;
+    assert!(!removed(&|node| {
+        node.write("etc/pve/nodes/n2/qemu-server/200.conf", "cores: 1\n");
+        node.write("etc/pve/.vmlist", guest);
+    }));
+    assert!(removed(&|node| node.write("etc/pve/.vmlist", "?")));
+}
+
+#[test]
+fn a_change_that_has_lost_its_lock_writes_nothing() {
+    let node = member(Break::Never);
+    let old = clusterconf::read(&node.host).unwrap();
+    let mut new = old.clone();
+    new.set_priority(0, 7).unwrap();
+    let there = present(&node, &old).unwrap();
+    let locks = node.host.paths.pve("priv/lock");
+    let lock = clusterconf::lock(&node.host).unwrap();
+    fs::rename(locks.join("file-corosync_conf"), locks.join("freed")).unwrap();
+    let follow = |lock| link::follow(&node.host, &node, lock, &old, &[new.clone()], &there);
+    follow(lock).unwrap_err();
+    assert_eq!(
+        fs::read(node.host.paths.cluster_conf()).unwrap(),
+        old.text()
+    );
+    // Somebody has edited it by hand.
+    let mut other = old.clone();
+    other.set_priority(0, 9).unwrap();
+    clusterconf::write(&node.host, &other.text()).unwrap();
+    let failure = follow(clusterconf::lock(&node.host).unwrap()).unwrap_err();
+    assert!(failure.to_string().contains("somebody else"), "{failure}");
+    assert_eq!(
+        fs::read(node.host.paths.cluster_conf()).unwrap(),
+        other.text()
+    );
+}
+
+#[test]
 fn a_node_that_takes_the_majority_with_it_is_watched() {
     let node = member(Break::Never);
     add_and_watch(&node).unwrap();
