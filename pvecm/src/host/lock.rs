@@ -64,7 +64,7 @@ impl NodeLock {
 /// A lock that all nodes see.
 #[derive(Debug)]
 pub struct ClusterLock {
-    renewal: Renewal,
+    renewal: Box<Renewal>,
 }
 
 /// Keeps a lock from freeing itself; whoever holds it may be somebody else.
@@ -141,7 +141,7 @@ impl ClusterLock {
         });
         match taken {
             Some(Ok(())) => Ok(Self {
-                renewal: Renewal::of(directory),
+                renewal: Box::new(Renewal::of(directory)),
             }),
             Some(Err(error)) => Err(files::failed("take the lock", &directory, &error)),
             None => Err(Failure::refused(format!(
@@ -156,7 +156,7 @@ impl ClusterLock {
     /// not there any more.
     #[must_use]
     pub fn inherit(locks: &Path, name: &str, number: u64) -> Option<Self> {
-        let renewal = Renewal::of(locks.join(name));
+        let renewal = Box::new(Renewal::of(locks.join(name)));
         (renewal.number == Some(number)).then_some(Self { renewal })
     }
 
