@@ -25,6 +25,9 @@ use crate::value::is_address;
 /// Nodes take a version within this time, for which the cluster's lock is renewed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A link that an earlier change has made is up, seen from each node, within this time.
+const SETTLING: Duration = Duration::from_secs(10);
+
 /// Changes links, as the command does it.
 ///
 /// # Errors
@@ -104,6 +107,31 @@ fn need_links(
     first: &ClusterConf,
     there: &[NodeEntry],
 ) -> Outcome {
+    let mut down = Vec::new();
+    let all_up = look_for(machine, SETTLING, || {
+        let found = staying_down(machine, old, first, there);
+        let is_decided = found.as_ref().map_or(true, Vec::is_empty);
+        let found = found.map(|found| down = found);
+        is_decided.then_some(found)
+    })?;
+    if let Some(found) = all_up {
+        return found;
+    }
+    Err(Failure::refused(format!(
+        "{}\nthe links that stay have to carry the cluster during the change, so nothing was changed: \
+         mend these first ('pvecm status' shows all links), or take such a link away with 'pvecm link \
+         remove' while another works",
+        down.join("\n")
+    )))
+}
+
+/// Nodes that are not reached on a link that is the same in both configurations.
+fn staying_down(
+    machine: &dyn Machine,
+    old: &ClusterConf,
+    first: &ClusterConf,
+    there: &[NodeEntry],
+) -> Outcome<Vec<String>> {
     let own = machine.own_id()?;
     let mut down = Vec::new();
     for node in there {
@@ -129,15 +157,7 @@ fn need_links(
             ));
         }
     }
-    if down.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::refused(format!(
-        "{}\nthe links that stay have to carry the cluster during the change, so nothing was changed: \
-         mend these first ('pvecm status' shows all links), or take such a link away with 'pvecm link \
-         remove' while another works",
-        down.join("\n")
-    )))
+    Ok(down)
 }
 
 /// The configurations that lead to what is wanted, one after the other.
