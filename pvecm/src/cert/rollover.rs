@@ -125,7 +125,8 @@ pub fn step(
         (Step::Announce, Phase::None) => announce(changes, &state, facts)?,
         (Step::Switch, Phase::Announced) => switch(changes, &state)?,
         (Step::Finish, Phase::Switched) => finish(changes, &state)?,
-        (Step::Announce, Phase::Announced) | (Step::Switch, Phase::Switched) => {}
+        (Step::Switch, Phase::Switched) => complete(changes, &state)?,
+        (Step::Announce, Phase::Announced) => {}
         (Step::Finish, Phase::None) => {
             return Ok((Phase::None, "no new authority is on its way"));
         }
@@ -195,6 +196,23 @@ fn switch(changes: &mut Changes<'_>, state: &State) -> Outcome {
         state.bundle.iter().partition(|it| x509::is_of(it, key));
     write(changes, new.into_iter().chain(old))?;
     changes.absent(&next(paths))
+}
+
+/// Does what a switch that was killed has left to do: its key signs already.
+fn complete(changes: &mut Changes<'_>, state: &State) -> Outcome {
+    let is_first = state
+        .bundle
+        .first()
+        .is_some_and(|it| x509::is_of(it, &state.key));
+    if is_first && state.next.is_none() {
+        return Ok(());
+    }
+    if changes.due("put the certificate of the authority that signs first")? {
+        let own = state.bundle.iter().filter(|it| x509::is_of(it, &state.key));
+        write(changes, own.chain(state.others()))?;
+        changes.absent(&next(&changes.host().paths))?;
+    }
+    Ok(())
 }
 
 fn finish(changes: &mut Changes<'_>, state: &State) -> Outcome {

@@ -418,7 +418,19 @@ fn a_step_before_its_turn_is_refused() {
     assert_eq!(done(Step::Finish), Ok(Phase::None));
     done(Step::Announce).unwrap();
     refused(Step::Finish);
+    let (both, key) = (
+        node.text("pve-root-ca.pem"),
+        node.text("priv/pve-root-ca-next.key"),
+    );
     done(Step::Switch).unwrap();
+    let switched = node.text("pve-root-ca.pem");
+    assert_ne!(switched, both);
+    // Killed in the middle: run again, it does the rest.
+    fs::write(node.pve("pve-root-ca.pem"), both).unwrap();
+    fs::write(node.pve("priv/pve-root-ca-next.key"), key).unwrap();
+    done(Step::Switch).unwrap();
+    assert_eq!(node.text("pve-root-ca.pem"), switched);
+    assert!(!node.pve("priv/pve-root-ca-next.key").exists());
     refused(Step::Announce);
 }
 
