@@ -78,6 +78,21 @@ impl Failure {
         }
     }
 
+    /// The same failure of a command that has changed something before: no refusal any more.
+    #[must_use]
+    pub fn midway(self) -> Self {
+        const AGAIN: &str = "run the command again";
+        let text = match self.text.contains(AGAIN) || self.text.is_empty() {
+            true => self.text,
+            false => format!("{}; {AGAIN}", self.text),
+        };
+        Self {
+            code: code::FAILED,
+            text,
+            ..self
+        }
+    }
+
     /// The text without its [`fields`](Self::fields).
     #[must_use]
     pub fn text(&self) -> &str {

@@ -39,22 +39,50 @@ pub struct Shown {
     pub fingerprint: String,
 }
 
-/// All of them: the authority's, then those of nodes by name.
-///
-/// # Errors
-/// When a file holds something else.
-pub fn list(host: &Host, now: Duration) -> Outcome<Vec<Shown>> {
-    let mut all = Vec::new();
-    let authority = ca::path(&host.paths);
-    for certificate in x509::bundle(&authority)? {
-        all.push(shown(
-            &certificate,
-            "pve-root-ca.pem".to_owned(),
-            None,
-            now,
-            &authority,
-        )?);
+/// A file that holds something else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unusable {
+    /// The file below `/etc/pve`.
+    pub file: String,
+    /// What is wrong with it.
+    pub error: String,
+}
+
+/// The files that are to hold certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    /// The authority's, then those of nodes by name.
+    pub certificates: Vec<Shown>,
+    /// Those that hold something else.
+    pub unusable: Vec<Unusable>,
+}
+
+impl Listed {
+    /// What is wrong with one file keeps nobody from seeing the others.
+    fn add(&mut self, file: String, found: Outcome<Vec<Shown>>) {
+        match found {
+            Ok(found) => self.certificates.extend(found),
+            Err(failure) => self.unusable.push(Unusable {
+                file,
+                error: failure.to_string(),
+            }),
+        }
     }
+}
+
+/// All of them.
+#[must_use]
+pub fn list(host: &Host, now: Duration) -> Listed {
+    let mut all = Listed::default();
+    let authority = ca::path(&host.paths);
+    let file = "pve-root-ca.pem".to_owned();
+    let found = x509::bundle(&authority).and_then(|bundle| {
+        let each = bundle
+            .iter()
+            .map(|it| shown(it, file.clone(), None, now, &authority));
+        each.collect()
+    });
+    all.add(file.clone(), found);
     let mut nodes: Vec<String> = fs::read_dir(host.paths.pve("nodes"))
         .into_iter()
         .flatten()
@@ -65,13 +93,16 @@ pub fn list(host: &Host, now: Duration) -> Outcome<Vec<Shown>> {
     for node in nodes {
         for file in OF_NODE {
             let path = host.paths.node(&node, file);
-            if let Some(certificate) = x509::certificate(&path)?.or_nothing()? {
-                let file = format!("nodes/{node}/{file}");
-                all.push(shown(&certificate, file, Some(node.clone()), now, &path)?);
-            }
+            let file = format!("nodes/{node}/{file}");
+            let found = x509::certificate(&path).and_then(|found| {
+                let found = found.or_nothing()?.into_iter();
+                let each = found.map(|it| shown(&it, file.clone(), Some(node.clone()), now, &path));
+                each.collect()
+            });
+            all.add(file.clone(), found);
         }
     }
-    Ok(all)
+    all
 }
 
 fn shown(

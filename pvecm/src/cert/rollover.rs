@@ -100,34 +100,66 @@ pub fn phase(host: &Host) -> Phase {
     State::read(host).map_or(Phase::None, |state| state.phase())
 }
 
-/// Does the step that comes next, and returns which and what comes after it.
+/// One of the three steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Step {
+    /// Make the new authority and have it trusted beside the old one
+    Announce,
+    /// Have the new authority sign
+    Switch,
+    /// End trust in the old authority
+    Finish,
+}
+
+/// Does a step, where it is not done yet, and returns how far it is then and what comes next.
 ///
 /// # Errors
 /// When it may not be done yet, or a file can not be written.
-pub fn step(changes: &mut Changes<'_>, facts: &Facts) -> Outcome<(Phase, &'static str)> {
+pub fn step(
+    changes: &mut Changes<'_>,
+    facts: &Facts,
+    wanted: Step,
+) -> Outcome<(Phase, &'static str)> {
     let state = State::read(changes.host())?;
-    match state.phase() {
-        Phase::None => {
-            announce(changes, &state, facts)?;
-            Ok((
-                Phase::Announced,
-                "both authorities are trusted, the old one signs: give pve-root-ca.pem to browsers and \
-                 programs that have a copy of it, then run this again to have the new one sign",
-            ))
+    match (wanted, state.phase()) {
+        (Step::Announce, Phase::None) => announce(changes, &state, facts)?,
+        (Step::Switch, Phase::Announced) => switch(changes, &state)?,
+        (Step::Finish, Phase::Switched) => finish(changes, &state)?,
+        (Step::Switch, Phase::Switched) => complete(changes, &state)?,
+        (Step::Announce, Phase::Announced) => {}
+        (Step::Finish, Phase::None) => {
+            return Ok((Phase::None, "no new authority is on its way"));
         }
-        Phase::Announced => {
-            switch(changes, &state)?;
-            Ok((
-                Phase::Switched,
-                "the new authority signs: each node gets a certificate of it within an hour, or at once \
-                 with 'pvecm updatecerts' on it; when all have one, run this again to end trust in the old",
-            ))
+        (Step::Announce, Phase::Switched) => {
+            return Err(Failure::refused(
+                "a new authority signs already: 'pvecm certs rollover finish' comes before another one",
+            ));
         }
-        Phase::Switched => {
-            finish(changes, &state)?;
-            Ok((Phase::None, "the old authority is trusted no more"))
+        (Step::Switch, Phase::None) => {
+            return Err(Failure::refused(
+                "there is no new authority that could sign: 'pvecm certs rollover announce' makes one",
+            ));
+        }
+        (Step::Finish, Phase::Announced) => {
+            return Err(Failure::refused(
+                "the old authority still signs: 'pvecm certs rollover switch' has the new one do that",
+            ));
         }
     }
+    Ok(match wanted {
+        Step::Announce => (
+            Phase::Announced,
+            "both authorities are trusted, the old one signs: give pve-root-ca.pem to browsers and \
+             programs that have a copy of it, then have the new one sign with 'pvecm certs rollover switch'",
+        ),
+        Step::Switch => (
+            Phase::Switched,
+            "the new authority signs: each node gets a certificate of it within an hour, or at once \
+             with 'pvecm updatecerts' on it; when all have one, end trust in the old with 'pvecm certs \
+             rollover finish'",
+        ),
+        Step::Finish => (Phase::None, "the old authority is trusted no more"),
+    })
 }
 
 fn announce(changes: &mut Changes<'_>, state: &State, facts: &Facts) -> Outcome {
@@ -164,6 +196,23 @@ fn switch(changes: &mut Changes<'_>, state: &State) -> Outcome {
         state.bundle.iter().partition(|it| x509::is_of(it, key));
     write(changes, new.into_iter().chain(old))?;
     changes.absent(&next(paths))
+}
+
+/// Does what a switch that was killed has left to do: its key signs already.
+fn complete(changes: &mut Changes<'_>, state: &State) -> Outcome {
+    let is_first = state
+        .bundle
+        .first()
+        .is_some_and(|it| x509::is_of(it, &state.key));
+    if is_first && state.next.is_none() {
+        return Ok(());
+    }
+    if changes.due("put the certificate of the authority that signs first")? {
+        let own = state.bundle.iter().filter(|it| x509::is_of(it, &state.key));
+        write(changes, own.chain(state.others()))?;
+        changes.absent(&next(&changes.host().paths))?;
+    }
+    Ok(())
 }
 
 fn finish(changes: &mut Changes<'_>, state: &State) -> Outcome {

@@ -324,7 +324,7 @@ fn the_ticket_key_is_changed_once_a_day() {
 
 #[test]
 fn the_authority_gets_a_new_key_and_nothing_is_refused_meanwhile() {
-    use rollover::{Phase, phase, step};
+    use rollover::{Phase, Step, phase, step};
     let node = member();
     node.updated();
     let trusted = |file: &str| fs::copy(node.pve("pve-root-ca.pem"), node.pve(file)).unwrap();
@@ -333,9 +333,9 @@ fn the_authority_gets_a_new_key_and_nothing_is_refused_meanwhile() {
         let args = format!("verify -x509_strict -attime {at} -CAfile {trust} nodes/n1/pve-ssl.pem");
         node.openssl(&args);
     };
-    let next = |mode| {
+    let done = |mode, wanted| {
         let mut changes = Changes::new(&node.host, mode, true);
-        step(&mut changes, &node.facts).map(|(phase, _)| phase)
+        step(&mut changes, &node.facts, wanted).map(|(phase, _)| phase)
     };
     // Another node, which is slow.
     fs::copy(
@@ -345,18 +345,24 @@ fn the_authority_gets_a_new_key_and_nothing_is_refused_meanwhile() {
     .unwrap();
     trusted("old.pem");
     assert_eq!(phase(&node.host), Phase::None);
-    assert_eq!(next(Mode::Say), Ok(Phase::Announced));
+    assert_eq!(done(Mode::Say, Step::Announce), Ok(Phase::Announced));
     assert_eq!(phase(&node.host), Phase::None, "a dry run does nothing");
 
-    assert_eq!(next(Mode::Make), Ok(Phase::Announced));
-    assert_eq!(phase(&node.host), Phase::Announced);
+    // Once more: a step does not go on by itself.
+    for _ in 0..2 {
+        assert_eq!(done(Mode::Make, Step::Announce), Ok(Phase::Announced));
+        assert_eq!(phase(&node.host), Phase::Announced);
+    }
     assert_eq!(node.updated(), [""; 0], "the old one signs");
     verifies("old.pem");
     trusted("both.pem");
 
     let key = node.text("priv/pve-root-ca.key");
     let next_key = node.text("priv/pve-root-ca-next.key");
-    assert_eq!(next(Mode::Make), Ok(Phase::Switched));
+    for _ in 0..2 {
+        assert_eq!(done(Mode::Make, Step::Switch), Ok(Phase::Switched));
+        assert_eq!(phase(&node.host), Phase::Switched);
+    }
     assert_ne!(node.text("priv/pve-root-ca.key"), key);
     assert!(!node.pve("priv/pve-root-ca-next.key").exists());
     verifies("both.pem");
@@ -366,10 +372,10 @@ fn the_authority_gets_a_new_key_and_nothing_is_refused_meanwhile() {
     );
     verifies("both.pem");
     verifies("pve-root-ca.pem");
-    let refused = next(Mode::Make).unwrap_err().to_string();
+    let early = done(Mode::Make, Step::Finish).unwrap_err().to_string();
     assert!(
-        refused.contains("certificate of the old authority: n2;"),
-        "{refused}"
+        early.contains("certificate of the old authority: n2;"),
+        "{early}"
     );
 
     // Killed in the middle of the switch.
@@ -380,7 +386,7 @@ fn the_authority_gets_a_new_key_and_nothing_is_refused_meanwhile() {
 
     // The certificate of the new one is renewed without a loss of the old one.
     fs::remove_dir_all(node.pve("nodes/n2")).unwrap();
-    assert_eq!(next(Mode::Make), Ok(Phase::None));
+    assert_eq!(done(Mode::Make, Step::Finish), Ok(Phase::None));
     assert_eq!(phase(&node.host), Phase::None);
     assert_eq!(node.updated(), [""; 0]);
     verifies("pve-root-ca.pem");
@@ -389,15 +395,50 @@ fn the_authority_gets_a_new_key_and_nothing_is_refused_meanwhile() {
 
     // Killed before the certificate of the next key: it is that key which goes on.
     fs::write(node.pve("priv/pve-root-ca-next.key"), &key).unwrap();
-    assert_eq!(next(Mode::Make), Ok(Phase::Announced));
+    assert_eq!(done(Mode::Make, Step::Announce), Ok(Phase::Announced));
     assert_eq!(node.text("priv/pve-root-ca-next.key"), key);
+}
+
+#[test]
+fn a_step_before_its_turn_is_refused() {
+    use rollover::{Phase, Step, step};
+    let node = member();
+    node.updated();
+    let done = |wanted| {
+        let mut changes = Changes::new(&node.host, Mode::Make, true);
+        step(&mut changes, &node.facts, wanted).map(|(phase, _)| phase)
+    };
+    let refused = |wanted| {
+        let before = node.text("pve-root-ca.pem");
+        let failure = done(wanted).unwrap_err();
+        assert!(failure.to_string().contains("certs rollover"), "{failure}");
+        assert_eq!(node.text("pve-root-ca.pem"), before);
+    };
+    refused(Step::Switch);
+    assert_eq!(done(Step::Finish), Ok(Phase::None));
+    done(Step::Announce).unwrap();
+    refused(Step::Finish);
+    let (both, key) = (
+        node.text("pve-root-ca.pem"),
+        node.text("priv/pve-root-ca-next.key"),
+    );
+    done(Step::Switch).unwrap();
+    let switched = node.text("pve-root-ca.pem");
+    assert_ne!(switched, both);
+    // Killed in the middle: run again, it does the rest.
+    fs::write(node.pve("pve-root-ca.pem"), both).unwrap();
+    fs::write(node.pve("priv/pve-root-ca-next.key"), key).unwrap();
+    done(Step::Switch).unwrap();
+    assert_eq!(node.text("pve-root-ca.pem"), switched);
+    assert!(!node.pve("priv/pve-root-ca-next.key").exists());
+    refused(Step::Announce);
 }
 
 #[test]
 fn what_is_trusted_beside_a_renewed_authority_stays() {
     let mut node = member();
     let mut changes = Changes::new(&node.host, Mode::Make, true);
-    rollover::step(&mut changes, &node.facts).unwrap();
+    rollover::step(&mut changes, &node.facts, rollover::Step::Announce).unwrap();
     node.facts.now = NOW + DAY * 3400;
     let found = node.updated();
     assert!(
@@ -419,7 +460,14 @@ fn all_certificates_are_listed() {
         node.pve("nodes/n2/pveproxy-ssl.pem"),
     )
     .unwrap();
-    let all = list::list(&node.host, NOW).unwrap();
+    // One file that holds nothing of use does not hide the others.
+    fs::create_dir_all(node.pve("nodes/n3")).unwrap();
+    fs::write(node.pve("nodes/n3/pve-ssl.pem"), "rubbish").unwrap();
+    let listed = list::list(&node.host, NOW);
+    assert_eq!(listed.unusable.len(), 1);
+    assert_eq!(listed.unusable[0].file, "nodes/n3/pve-ssl.pem");
+    assert!(listed.unusable[0].error.contains("can not use"));
+    let all = listed.certificates;
     let files: Vec<&str> = all.iter().map(|it| it.file.as_str()).collect();
     assert_eq!(
         files,

@@ -400,13 +400,17 @@ pub struct Certs {
 /// What is done with certificates.
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub enum CertsAction {
-    /// Do the next of three steps to a new key of the cluster's authority.
+    /// Do one of three steps to a new key of the cluster's authority.
     ///
-    /// First the new authority is trusted beside the old one and signs nothing; next it signs, and each
-    /// node gets a certificate of it; last the old one is trusted no more, which is refused while a node
-    /// still has a certificate of it. In between there is time to give the new pve-root-ca.pem to
-    /// browsers and programs, so that nothing is refused at any moment. Safe to repeat.
+    /// 'announce': the new authority is trusted beside the old one and signs nothing; 'switch': it
+    /// signs, and each node gets a certificate of it; 'finish': the old one is trusted no more, which is
+    /// refused while a node still has a certificate of it. In between there is time to give the new
+    /// pve-root-ca.pem to browsers and programs, so that nothing is refused at any moment. Each step is
+    /// safe to repeat, and refused before its turn.
     Rollover {
+        /// The step
+        #[arg(value_enum)]
+        step: crate::cert::rollover::Step,
         /// Show what would be done, and do nothing
         #[arg(long)]
         dry_run: bool,
@@ -559,6 +563,9 @@ pub enum NodeAction {
         node: NodeName,
         /// Its new address
         address: std::net::IpAddr,
+        /// Its old address, where the cluster file system tells the new one already
+        #[arg(long, value_name = "OLD")]
+        from: Option<std::net::IpAddr>,
     },
     /// Give this node another name.
     ///

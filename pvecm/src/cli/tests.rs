@@ -106,7 +106,7 @@ fn commands_may_be_shortened() {
         ("node set-address n1 10.0.0.9 --dry-run", "Node("),
         ("readd h --yes --import-guests", "Readd("),
         ("certs", "Certs(Certs { action: None"),
-        ("certs rollover --dry-run 1", "Certs("),
+        ("certs rollover switch --dry-run 1", "Certs("),
         ("quorum --force-local", "Quorum("),
         ("status --watch --output-format json", "Status("),
     ] {

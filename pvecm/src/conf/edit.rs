@@ -274,7 +274,7 @@ impl ClusterConf {
         self.set_version(self.version().saturating_add(1));
     }
 
-    pub(super) fn set_version(&mut self, version: u64) {
+    pub(crate) fn set_version(&mut self, version: u64) {
         let next = version.to_string();
         let root = self.document.root_mut();
         // The last one counts, so that is the one to be raised.

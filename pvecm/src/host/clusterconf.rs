@@ -52,6 +52,23 @@ pub fn read(host: &Host) -> Outcome<ClusterConf> {
     })
 }
 
+/// Whether it is still what was read or written last.
+///
+/// # Errors
+/// When somebody has changed it meanwhile, by hand or because a lock was lost.
+pub fn unchanged(host: &Host, last: &ClusterConf) -> Outcome {
+    let current = read(host)?;
+    if current.text() == last.text() {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "somebody else has changed '{}' meanwhile: version {}, not {}, is there, and stays",
+        host.paths.cluster_conf().display(),
+        current.version(),
+        last.version()
+    )))
+}
+
 /// Writes it, as administrators are told to: beside, then renamed.
 ///
 /// # Errors

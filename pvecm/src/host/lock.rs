@@ -1,20 +1,24 @@
 //! One change at a time: on this node by a file's lock, in the cluster by a directory.
 //!
 //! Invariant: who holds a guard is the only one; the lock goes with its guard, also when the process
-//! is killed (the cluster's one then after 120 seconds).
+//! is killed (the cluster's one then after 120 seconds, which begin again when it is renewed). A
+//! guard that has lost its lock neither renews nor removes that of somebody else.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::cell::Cell;
+use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use super::files;
-use super::wait::until;
+use super::wait::{now, until};
 use crate::failure::{Failure, Outcome};
 
 /// How long a lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The cluster's lock is renewed when it is older than this.
+const FRESH: Duration = Duration::from_secs(30);
 
 /// This node's lock.
 #[derive(Debug)]
@@ -60,7 +64,63 @@ impl NodeLock {
 /// A lock that all nodes see.
 #[derive(Debug)]
 pub struct ClusterLock {
+    renewal: Box<Renewal>,
+}
+
+/// Keeps a lock from freeing itself; whoever holds it may be somebody else.
+#[derive(Clone, Debug)]
+pub struct Renewal {
     directory: PathBuf,
+    number: Option<u64>,
+    renewed: Cell<Instant>,
+}
+
+impl Renewal {
+    fn of(directory: PathBuf) -> Self {
+        Self {
+            number: number_of(&directory),
+            directory,
+            renewed: Cell::new(now()),
+        }
+    }
+
+    fn is_held(&self) -> bool {
+        self.number.is_some() && number_of(&self.directory) == self.number
+    }
+
+    /// Begins its time again.
+    ///
+    /// # Errors
+    /// When it is held no more: what it was to keep out may be going on.
+    pub fn renew(&self) -> Outcome {
+        let now_is = UNIX_EPOCH + super::calendar();
+        let times = FileTimes::new().set_accessed(now_is).set_modified(now_is);
+        let lost = |why: &str| {
+            Failure::failed(format!(
+                "the lock '{}' is held no more ({why}): somebody else may change the cluster, run the \
+                 command again",
+                self.directory.display()
+            ))
+        };
+        if !self.is_held() {
+            return Err(lost("it has freed itself"));
+        }
+        let touched = File::open(&self.directory).and_then(|lock| lock.set_times(times));
+        touched.map_err(|error| lost(&error.to_string()))?;
+        self.renewed.set(now());
+        Ok(())
+    }
+
+    /// As [`renew`](Self::renew), where some time has gone since the last one.
+    ///
+    /// # Errors
+    /// When it is held no more.
+    pub fn keep(&self) -> Outcome {
+        match now().saturating_duration_since(self.renewed.get()) >= FRESH {
+            true => self.renew(),
+            false => Ok(()),
+        }
+    }
 }
 
 impl ClusterLock {
@@ -80,7 +140,9 @@ impl ClusterLock {
             Err(error) => Some(Err(error)),
         });
         match taken {
-            Some(Ok(())) => Ok(Self { directory }),
+            Some(Ok(())) => Ok(Self {
+                renewal: Box::new(Renewal::of(directory)),
+            }),
             Some(Err(error)) => Err(files::failed("take the lock", &directory, &error)),
             None => Err(Failure::refused(format!(
                 "another change of the cluster is going on: '{}' is taken; it frees itself two minutes \
@@ -94,14 +156,20 @@ impl ClusterLock {
     /// not there any more.
     #[must_use]
     pub fn inherit(locks: &Path, name: &str, number: u64) -> Option<Self> {
-        let directory = locks.join(name);
-        (number_of(&directory) == Some(number)).then_some(Self { directory })
+        let renewal = Box::new(Renewal::of(locks.join(name)));
+        (renewal.number == Some(number)).then_some(Self { renewal })
     }
 
     /// Tells this lock from any other of its name, earlier or later.
     #[must_use]
     pub fn number(&self) -> Option<u64> {
-        number_of(&self.directory)
+        self.renewal.number
+    }
+
+    /// Keeps it held while a change takes long.
+    #[must_use]
+    pub fn renewal(&self) -> &Renewal {
+        &self.renewal
     }
 }
 
@@ -113,6 +181,48 @@ fn number_of(directory: &Path) -> Option<u64> {
 impl Drop for ClusterLock {
     fn drop(&mut self) {
         // It frees itself when that does not succeed.
-        drop(fs::remove_dir(&self.directory));
+        if self.renewal.is_held() {
+            drop(fs::remove_dir(&self.renewal.directory));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_lock_is_renewed_while_it_is_held() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = ClusterLock::take(directory.path(), "x").unwrap();
+        let path = directory.path().join("x");
+        let old = FileTimes::new()
+            .set_accessed(UNIX_EPOCH)
+            .set_modified(UNIX_EPOCH);
+        File::open(&path).unwrap().set_times(old).unwrap();
+        lock.renewal().keep().unwrap();
+        assert_eq!(path.metadata().unwrap().mtime(), 0, "it is fresh");
+        lock.renewal().renew().unwrap();
+        assert!(path.metadata().unwrap().mtime() > 0);
+        drop(lock);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_lock_of_somebody_else_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = ClusterLock::take(directory.path(), "x").unwrap();
+        let path = directory.path().join("x");
+        // It took too long, and another one has it now.
+        fs::rename(&path, directory.path().join("freed")).unwrap();
+        let other = ClusterLock::take(directory.path(), "x").unwrap();
+        let failure = lock.renewal().renew().unwrap_err();
+        assert!(failure.to_string().contains("is held no more"), "{failure}");
+        drop(lock);
+        assert!(path.exists());
+        drop(other);
+        assert!(!path.exists());
     }
 }

@@ -1,6 +1,7 @@
 //! The messaging daemon of this node, as it runs.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use rust_corosync::cmap::{self, Data, Map};
 use rust_corosync::{CsError, NodeId, cfg, votequorum};
@@ -78,6 +79,34 @@ pub fn own_id() -> Outcome<u32> {
 /// # Errors
 /// When the daemon does not answer.
 pub fn links_down(id: u32, links: &BTreeMap<u8, String>) -> Outcome<Vec<u8>> {
+    let status = links_to(id)?;
+    // The list has no gaps where numbers of links have, so that a link is known by its address.
+    let is_down = |address: &str| {
+        let mut links = status.iter();
+        !links.any(|link| link.enabled && link.connected && link.dst_ipaddr == address)
+    };
+    let down = links.iter().filter(|(_, address)| is_down(address));
+    Ok(down.map(|(link, _)| *link).collect())
+}
+
+/// Where this node is on `links` to another one, which is at these addresses; no more than is known.
+///
+/// # Errors
+/// When the daemon does not answer.
+pub fn own_addresses(id: u32, links: &BTreeMap<u8, String>) -> Outcome<BTreeMap<u8, IpAddr>> {
+    let status = links_to(id)?;
+    let own = |address: &String| {
+        let mut links = status.iter();
+        let found = links.find(|link| link.enabled && link.dst_ipaddr == *address)?;
+        found.src_ipaddr.parse().ok()
+    };
+    let own = links
+        .iter()
+        .map(|(link, address)| Some((*link, own(address)?)));
+    Ok(own.flatten().collect())
+}
+
+fn links_to(id: u32) -> Outcome<Vec<cfg::LinkStatus>> {
     let connection = Connection::open()?;
     let status = cfg::node_status_get(
         &connection.cfg,
@@ -85,13 +114,7 @@ pub fn links_down(id: u32, links: &BTreeMap<u8, String>) -> Outcome<Vec<u8>> {
         cfg::NodeStatusVersion::V1,
     );
     let status = status.map_err(|error| unable(&format!("see the links to node {id}"), error))?;
-    // The list has no gaps where numbers of links have, so that a link is known by its address.
-    let is_down = |address: &str| {
-        let mut links = status.link_status.iter();
-        !links.any(|link| link.enabled && link.connected && link.dst_ipaddr == address)
-    };
-    let down = links.iter().filter(|(_, address)| is_down(address));
-    Ok(down.map(|(link, _)| *link).collect())
+    Ok(status.link_status)
 }
 
 /// Version of the configuration that each node of `ids` has in force, where it is known.

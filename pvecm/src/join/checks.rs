@@ -16,6 +16,9 @@ use crate::host::{Host, pve, resolve};
 use crate::value::{LINK_MAX, Link};
 use crate::verb::API_VERSION;
 
+/// What a refusal ends with.
+pub const UNCHANGED: &str = " Nothing was changed.";
+
 /// Clocks that differ by more make files look newer than they are.
 const SKEW_DOUBTFUL: i64 = 2;
 /// Clocks that differ by more make certificates and tickets invalid.
@@ -78,7 +81,8 @@ impl Faults {
             say("WARNING : detected error but forced to continue!");
             return Ok(());
         }
-        text += "\nCheck if node may join a cluster failed! Nothing was changed.";
+        text += "\nCheck if node may join a cluster failed!";
+        text += UNCHANGED;
         if self.faults.iter().any(|fault| fault.can_force) && !force {
             text += " --force overrides some of these checks.";
         }

@@ -8,8 +8,9 @@ use super::change::{self, need_root, show_plan};
 use super::machine::{Machine, ThisMachine, await_version, look_for, present};
 use super::{prepare, updatecerts};
 use crate::cli::Addnode;
-use crate::conf::{self, Admission, ClusterConf, Joiner, Resolve};
+use crate::conf::{self, Admission, ClusterConf, Joiner, NodeEntry, Resolve};
 use crate::failure::{Failure, Outcome};
+use crate::host::command::program;
 use crate::host::{Host, clusterconf, files, pve, resolve, ring, wait};
 use crate::info::Admitted;
 use crate::join::member;
@@ -135,34 +136,89 @@ fn await_turn(host: &Host, machine: &dyn Machine, name: &NodeName) -> Outcome {
     look_for(machine, TURN, others_are_there).map(drop)
 }
 
-/// Gives a node its vote once it is there; takes it out again if it does not come.
+/// Gives a node its vote once it is there; takes it out again if it does not come. Nobody sees what this
+/// says, so that goes to the system's log as well.
 ///
 /// # Errors
-/// When the configuration can not be written.
+/// When the configuration can not be written for long.
 pub fn settle(host: &Host, name: &NodeName, votes: u32) -> Outcome {
-    let id = clusterconf::read(host)?
-        .node(name.as_str())
-        .and_then(|node| node.id);
-    let Some(id) = id else { return Ok(()) };
-    // Its daemons are to have settled, too, before the quorum depends on them.
-    let there = || {
-        let members = pve::members(&host.paths).ok()?.nodelist;
-        let online = members.get(name.as_str()).is_some_and(|it| it.online == 1);
-        (online && ring::is_joined(id).unwrap_or(false)).then_some(())
+    let ring = Settling {
+        patience: ARRIVAL,
+        is_joined: &|id| ring::is_joined(id).unwrap_or(false),
+        give: &ring::give_votes,
+        log: &|line| {
+            change::tell(line);
+            // Without a log there is nobody to tell.
+            drop(program("logger", ["-t", "pvecm", line]).output());
+        },
     };
-    let came = wait::until(ARRIVAL, there).is_some();
-    let _node_lock = change::begin(host)?;
-    if came {
-        return member::confirm(host, name.as_str(), votes, &ring::give_votes).map(drop);
+    ring.settle(host, name, votes)
+}
+
+/// What settling asks of the ring.
+struct Settling<'a> {
+    /// The node comes within this time, and then can be settled within it.
+    patience: Duration,
+    is_joined: &'a dyn Fn(u32) -> bool,
+    give: &'a dyn Fn(u32, u32) -> Outcome,
+    log: &'a dyn Fn(&str),
+}
+
+impl Settling<'_> {
+    fn settle(&self, host: &Host, name: &NodeName, votes: u32) -> Outcome {
+        let entry = clusterconf::read(host)?.node(name.as_str());
+        let Some(entry) = entry else { return Ok(()) };
+        let Some(id) = entry.id else { return Ok(()) };
+        // Its daemons are to have settled, too, before the quorum depends on them.
+        let there = || {
+            let members = pve::members(&host.paths).ok()?.nodelist;
+            let online = members.get(name.as_str()).is_some_and(|it| it.online == 1);
+            (online && (self.is_joined)(id)).then_some(())
+        };
+        wait::until(self.patience, there);
+        let mut last = String::new();
+        let settled = wait::until(self.patience, || {
+            let Err(failure) = self.once(host, &entry, votes, there().is_some()) else {
+                return Some(());
+            };
+            if failure.text() != last {
+                let what = "its vote waits, this is tried again";
+                (self.log)(&format!("node '{name}': {failure}; {what}"));
+                failure.text().clone_into(&mut last);
+            }
+            None
+        });
+        settled.ok_or_else(|| {
+            let text = format!(
+                "node '{name}' has no vote: {last}; run 'pvecm addnode {name} --settle {votes}'"
+            );
+            (self.log)(&text);
+            Failure::failed(text)
+        })
     }
-    let _conf_lock = clusterconf::lock(host)?;
-    let mut conf = clusterconf::read(host)?;
-    if !member::is_on_probation(&conf, name.as_str()) {
-        return Ok(());
+
+    fn once(&self, host: &Host, entry: &NodeEntry, votes: u32, came: bool) -> Outcome {
+        let name = entry.name.as_str();
+        let _node_lock = change::begin(host)?;
+        // Somebody may have settled it, or let in another one under that name.
+        let is_ours = |conf: &ClusterConf| {
+            let now = conf.node(name).filter(|now| now.votes == 0);
+            now.is_some_and(|now| now.id == entry.id && now.addresses == entry.addresses)
+        };
+        if !is_ours(&clusterconf::read(host)?) {
+            return Ok(());
+        }
+        if came {
+            return member::confirm(host, name, votes, self.give).map(drop);
+        }
+        let _conf_lock = clusterconf::lock(host)?;
+        let mut conf = clusterconf::read(host)?;
+        if !is_ours(&conf) {
+            return Ok(());
+        }
+        conf.remove_node(name).map_err(Failure::refused)?;
+        clusterconf::write(host, &conf.text())
     }
-    let edited = conf.remove_node(name.as_str());
-    edited.map_err(Failure::refused)?;
-    clusterconf::write(host, &conf.text())
 }
 
 /// What becomes of a request.
@@ -241,4 +297,78 @@ pub(super) fn resolved(
         Ok((link, found.to_string()))
     };
     links.into_iter().map(resolve_one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::fs;
+
+    use super::*;
+    use crate::host::Paths;
+
+    const CONF: &str = "totem {\n  config_version: 4\n}\nnodelist {\n  node {\n    name: n1\n    nodeid: \
+                        1\n    ring0_addr: 10.0.0.1\n  }\n  node {\n    name: n3\n    nodeid: 3\n    \
+                        quorum_votes: 0\n    ring0_addr: 10.0.0.3\n  }\n}\n";
+
+    fn host(directory: &std::path::Path) -> Host {
+        let paths = Paths::below(directory);
+        for path in ["etc/pve/priv/lock", "var/lock", "var/lib/pve-cluster"] {
+            fs::create_dir_all(paths.at(path)).unwrap();
+        }
+        fs::write(paths.cluster_conf(), CONF).unwrap();
+        let members = r#"{"nodename":"n1","version":1,"nodelist":{"n3":{"id":3,"online":1}}}"#;
+        fs::write(paths.pve(".members"), members).unwrap();
+        Host {
+            paths,
+            name: "n1".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_vote_that_can_not_be_given_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let host = host(directory.path());
+        let (tries, said) = (Cell::new(0), RefCell::new(Vec::new()));
+        let settling = Settling {
+            patience: Duration::from_secs(20),
+            is_joined: &|_| true,
+            give: &|_, _| {
+                tries.set(tries.get() + 1);
+                match tries.get() {
+                    1 | 2 => Err(Failure::failed("busy")),
+                    _ => Ok(()),
+                }
+            },
+            log: &|line| said.borrow_mut().push(line.to_owned()),
+        };
+        settling.settle(&host, &"n3".parse().unwrap(), 1).unwrap();
+        let conf = clusterconf::read(&host).unwrap();
+        assert_eq!(conf.node("n3").unwrap().votes, 1);
+        let said = said.take();
+        assert!(said.len() == 1 && said[0].contains("busy"), "{said:?}");
+    }
+
+    #[test]
+    fn only_the_node_that_did_not_come_is_taken_out() {
+        for replaced in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let host = host(directory.path());
+            let settling = Settling {
+                patience: Duration::from_millis(1),
+                is_joined: &|_| {
+                    if replaced {
+                        let other = CONF.replace("10.0.0.3", "10.0.0.7");
+                        fs::write(host.paths.cluster_conf(), other).unwrap();
+                    }
+                    false
+                },
+                give: &|_, _| Ok(()),
+                log: &|line| panic!("{line}"),
+            };
+            settling.settle(&host, &"n3".parse().unwrap(), 1).unwrap();
+            let conf = clusterconf::read(&host).unwrap();
+            assert_eq!(conf.node("n3").is_some(), replaced);
+        }
+    }
 }

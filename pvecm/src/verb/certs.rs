@@ -9,10 +9,10 @@ use super::change::need_root;
 use super::show;
 use super::updatecerts::{self, UpdateOptions};
 use crate::cert::Facts;
-use crate::cert::list::{Shown, list};
-use crate::cert::rollover::{self, Phase};
+use crate::cert::list::{Listed, list};
+use crate::cert::rollover::{self, Phase, Step};
 use crate::cli::{Certs, CertsAction, Format};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::host::changes::{Changes, Mode};
 use crate::host::lock::{ClusterLock, NodeLock};
 use crate::host::{Host, calendar, pve, wait};
@@ -28,25 +28,25 @@ pub fn run(host: &Host, args: &Certs) -> Outcome {
     pve::need_mount(&host.paths)?;
     match args.action {
         None => show_all(host, args.output_format),
-        Some(CertsAction::Rollover { dry_run }) => roll_over(host, dry_run),
+        Some(CertsAction::Rollover { step, dry_run }) => roll_over(host, step, dry_run),
     }
 }
 
 fn show_all(host: &Host, format: Format) -> Outcome {
-    let all = list(host, calendar())?;
+    let all = list(host, calendar());
     let phase = rollover::phase(host);
     match format {
         Format::Json => show(&format!(
             "{:#}\n",
-            json!({"rollover": phase, "certificates": all})
+            json!({"rollover": phase, "certificates": all.certificates, "unusable": all.unusable})
         )),
         Format::Text => show(&text(&all, phase)),
     }
 }
 
-fn text(all: &[Shown], phase: Phase) -> String {
+fn text(all: &Listed, phase: Phase) -> String {
     let mut text = String::new();
-    for it in all {
+    for it in &all.certificates {
         // Writing to a string does not fail.
         writeln!(text, "{}\n  subject      {}", it.file, it.subject).ok();
         if it.node.is_some() {
@@ -56,23 +56,26 @@ fn text(all: &[Shown], phase: Phase) -> String {
         writeln!(text, "  ends         {} ({} days)", it.ends, it.days).ok();
         writeln!(text, "  fingerprint  {}\n", it.fingerprint).ok();
     }
+    for it in &all.unusable {
+        writeln!(text, "{}: {}\n", it.file, it.error).ok();
+    }
     text + match phase {
         Phase::None => "no new authority is on its way\n",
         Phase::Announced => {
-            "a new authority is trusted and signs nothing yet: 'pvecm certs rollover' has it sign\n"
+            "a new authority is trusted and signs nothing yet: 'pvecm certs rollover switch' has it sign\n"
         }
         Phase::Switched => {
-            "a new authority signs, the old one is still trusted: 'pvecm certs rollover' ends that when all \
-             nodes have a certificate of the new one\n"
+            "a new authority signs, the old one is still trusted: 'pvecm certs rollover finish' ends that when \
+             all nodes have a certificate of the new one\n"
         }
     }
 }
 
-fn roll_over(host: &Host, dry_run: bool) -> Outcome {
+fn roll_over(host: &Host, step: Step, dry_run: bool) -> Outcome {
     need_root()?;
     let facts = Facts::of(host);
     if dry_run {
-        rollover::step(&mut Changes::new(host, Mode::Say, false), &facts)?;
+        rollover::step(&mut Changes::new(host, Mode::Say, false), &facts, step)?;
         return Ok(());
     }
     pve::need_quorum(&host.paths)?;
@@ -80,11 +83,12 @@ fn roll_over(host: &Host, dry_run: bool) -> Outcome {
         let _own = NodeLock::take(&host.paths.at("var/lock/pvecm-updatecerts.lock"))?;
         let _lock = ClusterLock::take(&host.paths.pve("priv/lock"), updatecerts::LOCK)?;
         let mut changes = Changes::new(host, Mode::Make, false).before(wait::now() + LOCK_USE);
-        rollover::step(&mut changes, &facts)?
+        rollover::step(&mut changes, &facts, step)?
     };
     if phase == Phase::Switched {
         // This node begins; the service of the others does it by itself.
-        updatecerts::cluster_files(host, UpdateOptions::default())?;
+        let made = updatecerts::cluster_files(host, UpdateOptions::default());
+        made.map_err(Failure::midway)?;
     }
     show(&format!("{next}\n"))
 }

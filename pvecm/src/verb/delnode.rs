@@ -13,7 +13,7 @@ use super::machine::{Machine, ThisMachine, await_version, present};
 use super::show;
 use crate::cli::Delnode;
 use crate::conf::{ClusterConf, NodeEntry};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, code};
 use crate::host::{Host, clusterconf, pve, wait};
 use crate::transaction::Transaction;
 
@@ -27,6 +27,8 @@ pub struct Removed {
     pub done: Vec<String>,
     /// What the user has to know or do, a line each.
     pub remains: Vec<String>,
+    /// Something that was asked for could not be done.
+    pub is_incomplete: bool,
 }
 
 /// Takes a node out, as the command does it.
@@ -46,7 +48,10 @@ pub fn run(host: &Host, args: &Delnode) -> Outcome {
     for line in &removed.remains {
         eprintln!("{line}");
     }
-    Ok(())
+    match removed.is_incomplete {
+        true => Err(Failure::quiet(code::FAILED)),
+        false => Ok(()),
+    }
 }
 
 /// Takes a node out.
@@ -78,9 +83,12 @@ pub fn remove(host: &Host, machine: &dyn Machine, args: &Delnode) -> Outcome<Rem
         .push(format!("node '{name}' is out of the configuration"));
     match found.and_then(|id| id.map_or(Ok(Vec::new()), |id| put_out(machine, id))) {
         Ok(lines) => removed.done.extend(lines),
-        Err(failure) => removed.remains.push(format!(
-            "{failure}; stop corosync on '{name}' before it is used again"
-        )),
+        Err(failure) => {
+            removed.is_incomplete = true;
+            removed.remains.push(format!(
+                "{failure}; stop corosync on '{name}' before it is used again"
+            ));
+        }
     }
     let purged = if args.purge {
         Leftovers::find(host, &args.node).and_then(|leftovers| leftovers.purge(host))
@@ -91,9 +99,13 @@ pub fn remove(host: &Host, machine: &dyn Machine, args: &Delnode) -> Outcome<Rem
     match purged.and_then(|done| Ok((done, Leftovers::find(host, &args.node)?))) {
         Ok((done, left)) => {
             removed.done.extend(done);
+            removed.is_incomplete |= args.purge && !left.is_purged();
             removed.remains.extend(left.lines());
         }
-        Err(failure) => removed.remains.push(failure.to_string()),
+        Err(failure) => {
+            removed.is_incomplete = true;
+            removed.remains.push(failure.to_string());
+        }
     }
     Ok(removed)
 }

@@ -3,8 +3,10 @@
 //! First the others take it out of their configuration, as long as all of them still have quorum;
 //! then this node forgets the cluster, or is put back as it was if that does not succeed.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use super::change::{self, need_root, show_plan, tell, undone_on_failure};
 use super::create::DATABASE;
@@ -22,17 +24,38 @@ use crate::join::database;
 use crate::ssh;
 use crate::transaction::Transaction;
 
+/// Where copies are kept.
+const BACKUP: &str = "/var/lib/pve-cluster/backup";
+/// Directories of guests in that of a node.
+const GUESTS: [&str; 3] = ["lxc", "openvz", "qemu-server"];
+
 /// Separates this node, as the command does it.
 ///
 /// # Errors
 /// When it is in no cluster, the user does not want it, or a step fails; this node is then as it was
 /// before.
 pub fn run(host: &Host, args: &Leave) -> Outcome {
+    let is_out = separated(host, args)?;
+    if !is_out && !args.dry_run {
+        eprintln!(
+            "the other nodes still expect this one: run 'pvecm delnode {}' on one of them (if they have \
+             no quorum, 'pvecm expected VOTES' first)",
+            host.name
+        );
+    }
+    Ok(())
+}
+
+/// Separates this node. Whether the others have taken it out.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn separated(host: &Host, args: &Leave) -> Outcome<bool> {
     need_root()?;
     let farewell = Farewell::look(host)?;
     if args.dry_run {
         change::foresee(host);
-        return show_plan(&farewell.plan(host));
+        return show_plan(&farewell.plan(host)).map(|()| false);
     }
     for line in farewell.consequences(host.name.as_str()) {
         eprintln!("{line}");
@@ -57,14 +80,7 @@ pub fn run(host: &Host, args: &Leave) -> Outcome {
         "this node is in no cluster any more; the database of before is in '{}'\n",
         backup.display()
     ))?;
-    if !is_out {
-        eprintln!(
-            "the other nodes still expect this one: run 'pvecm delnode {}' on one of them (if they have \
-             no quorum, 'pvecm expected VOTES' first)",
-            host.name
-        );
-    }
-    Ok(())
+    Ok(is_out)
 }
 
 /// What leaving means for this node and the others.
@@ -75,6 +91,8 @@ struct Farewell {
     quorate: bool,
     /// Guests of this node.
     guests: Vec<u32>,
+    /// Those of nodes that are not in the ring.
+    stranded: BTreeMap<String, Vec<u32>>,
 }
 
 impl Farewell {
@@ -94,18 +112,24 @@ impl Farewell {
         };
         let mut others = conf.nodes();
         others.retain(joined);
-        let guests = match pve::state(&host.paths) {
-            State::Unmounted => Vec::new(),
-            _ => pve::guests(&host.paths)?
-                .into_iter()
-                .filter(|(_, guest)| guest.node == own)
-                .map(|(id, _)| id)
-                .collect(),
+        let all = match pve::state(&host.paths) {
+            State::Unmounted => BTreeMap::new(),
+            _ => pve::guests(&host.paths)?,
         };
+        let mut guests = Vec::new();
+        let mut stranded: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for (id, guest) in all {
+            if guest.node == own {
+                guests.push(id);
+            } else if !others.iter().any(|node| node.name == guest.node) {
+                stranded.entry(guest.node).or_default().push(id);
+            }
+        }
         Ok(Self {
             others,
             quorate: pve::state(&host.paths) == State::Writable,
             guests,
+            stranded,
             conf,
         })
     }
@@ -137,6 +161,14 @@ impl Farewell {
         if expected > 0 && present <= expected / 2 {
             lines.push(format!(
                 "the nodes that stay will have no quorum: {present} of {expected} votes are there"
+            ));
+        }
+        for (node, guests) in &self.stranded {
+            let ids: Vec<String> = guests.iter().map(u32::to_string).collect();
+            lines.push(format!(
+                "guests of '{node}', which is not there: {}; this node forgets them, and keeps a copy of their \
+                 files in '{BACKUP}'",
+                ids.join(", ")
             ));
         }
         if !self.guests.is_empty() {
@@ -178,18 +210,40 @@ impl Farewell {
             return Ok(false);
         }
         let members = pve::members(&host.paths)?.nodelist;
-        for other in &self.others {
-            let name = &other.name;
-            let address = members.get(name).and_then(|member| member.ip);
-            let Some(address) = address else { continue };
-            machine.step()?;
-            let command = format!("pvecm delnode {} --purge", host.name);
-            match prepare::run_on(host, name, address, &command) {
-                Ok(said) => {
-                    show(&said)?;
-                    return Ok(true);
+        let address = |name: &str| members.get(name).and_then(|member| member.ip);
+        self.have_taken_out(
+            host.name.as_str(),
+            machine,
+            &address,
+            &|name, at, command| prepare::run_on(host, name, at, command),
+        )
+    }
+
+    /// Asks one after the other. A connection may break after all is done: who is asked twice, or next,
+    /// knows this node no more then.
+    fn have_taken_out(
+        &self,
+        own: &str,
+        machine: &dyn Machine,
+        address: &dyn Fn(&str) -> Option<IpAddr>,
+        run_on: &dyn Fn(&str, IpAddr, &str) -> Outcome<String>,
+    ) -> Outcome<bool> {
+        let command = format!("pvecm delnode {own} --purge");
+        let unknown = format!("{own} is not a known host");
+        for name in self.others.iter().map(|node| node.name.as_str()) {
+            let Some(at) = address(name) else { continue };
+            let mut told = String::new();
+            for _ in 0..2 {
+                machine.step()?;
+                match run_on(name, at, &command) {
+                    Ok(said) => return show(&said).map(|()| true),
+                    Err(failure) if failure.text().contains(&unknown) => return Ok(true),
+                    Err(failure) if failure.text() == told => {}
+                    Err(failure) => {
+                        eprintln!("{failure}");
+                        failure.text().clone_into(&mut told);
+                    }
                 }
-                Err(failure) => eprintln!("{failure}"),
             }
         }
         Ok(false)
@@ -219,7 +273,7 @@ pub(super) fn separate(
             machine.step()?;
         }
     }
-    machine.alone(host, &mut || forget_cluster(host, machine))?;
+    machine.alone(host, &mut || forget_cluster(host, machine, transaction))?;
     machine.step()?;
     transaction.services_with(&control, Verb::Start, &[FILE_SYSTEM], Verb::Stop)?;
     wait_for_writable(host, machine)?;
@@ -240,7 +294,7 @@ fn keep_database(host: &Host, transaction: &mut Transaction) -> Outcome<PathBuf>
     Ok(directory.join(format!("config-{time}.db")))
 }
 
-fn plain_files(directory: &std::path::Path) -> Outcome<Vec<PathBuf>> {
+fn plain_files(directory: &Path) -> Outcome<Vec<PathBuf>> {
     if !directory.exists() {
         return Ok(Vec::new());
     }
@@ -258,7 +312,7 @@ fn plain_files(directory: &std::path::Path) -> Outcome<Vec<PathBuf>> {
 }
 
 /// Takes the cluster out of the tree.
-fn forget_cluster(host: &Host, machine: &dyn Machine) -> Outcome {
+fn forget_cluster(host: &Host, machine: &dyn Machine, transaction: &mut Transaction) -> Outcome {
     files::remove(&host.paths.cluster_conf())?;
     let nodes = host.paths.pve("nodes");
     let listed = fs::read_dir(&nodes).map_err(|error| failed("list", &nodes, &error))?;
@@ -274,7 +328,98 @@ fn forget_cluster(host: &Host, machine: &dyn Machine) -> Outcome {
             ssh::purge(host, &node)?;
         }
         let path = entry.path();
+        if has_guests(&path) {
+            let to = format!("backup/node-{name}-{}", calendar().as_secs());
+            keep_aside(transaction, &path, &host.paths.database(to))?;
+        }
         fs::remove_dir_all(&path).map_err(|error| failed("remove", &path, &error))?;
     }
     Ok(())
+}
+
+/// Whether a node's directory has files of guests.
+fn has_guests(directory: &Path) -> bool {
+    GUESTS.iter().any(|kind| {
+        let files = fs::read_dir(directory.join(kind));
+        files.is_ok_and(|mut files| files.next().is_some())
+    })
+}
+
+/// Copies a directory of the cluster to one that only root can read.
+fn keep_aside(transaction: &mut Transaction, from: &Path, to: &Path) -> Outcome {
+    transaction.make_directory(to)?;
+    for entry in fs::read_dir(from).map_err(|error| failed("list", from, &error))? {
+        let entry = entry.map_err(|error| failed("list", from, &error))?;
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            keep_aside(transaction, &path, &to)?;
+        } else {
+            let content = fs::read(&path).map_err(|error| failed("read", &path, &error))?;
+            transaction.replace(&to, &content, SECRET)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    fn farewell() -> Farewell {
+        let node = |id: u32| {
+            format!(
+                "  node {{\n    name: n{id}\n    nodeid: {id}\n    ring0_addr: 10.0.0.{id}\n  }}\n"
+            )
+        };
+        let nodes: String = (1..=3).map(node).collect();
+        let text = format!("totem {{\n  config_version: 1\n}}\nnodelist {{\n{nodes}}}\n");
+        let conf = ClusterConf::parse(text.as_bytes()).unwrap();
+        Farewell {
+            others: conf.nodes().into_iter().skip(1).collect(),
+            conf,
+            quorate: true,
+            guests: Vec::new(),
+            stranded: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn who_knows_this_node_no_more_has_taken_it_out() {
+        let asked = RefCell::new(Vec::new());
+        let ask = |answers: &[Outcome<String>]| {
+            asked.take();
+            let run_on = |name: &str, _: IpAddr, _: &str| {
+                asked.borrow_mut().push(name.to_owned());
+                answers[asked.borrow().len() - 1].clone()
+            };
+            let address = |_: &str| "10.0.0.9".parse().ok();
+            let machine = ThisMachine::unwatched();
+            farewell().have_taken_out("n1", &machine, &address, &run_on)
+        };
+        let broken = || Err(Failure::failed("ssh: connection lost"));
+        let unknown = || {
+            Err(Failure::failed(
+                "ssh: 2: Node/IP: n1 is not a known host of the cluster.",
+            ))
+        };
+        assert!(ask(&[broken(), unknown()]).unwrap());
+        assert_eq!(*asked.borrow(), ["n2", "n2"]);
+        assert!(ask(&[broken(), broken(), unknown()]).unwrap());
+        assert_eq!(*asked.borrow(), ["n2", "n2", "n3"]);
+        assert!(!ask(&[broken(), broken(), broken(), broken()]).unwrap());
+    }
+
+    #[test]
+    fn guests_of_nodes_that_are_not_there_are_named() {
+        let mut farewell = farewell();
+        farewell.others.pop();
+        farewell.stranded.insert("n3".to_owned(), vec![300, 301]);
+        let lines = farewell.consequences("n1").join("\n");
+        assert!(
+            lines.contains("guests of 'n3', which is not there: 300, 301"),
+            "{lines}"
+        );
+    }
 }

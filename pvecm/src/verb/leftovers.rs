@@ -81,6 +81,12 @@ impl Leftovers {
         lines
     }
 
+    /// Whether everything is gone that [`purge`](Self::purge) removes.
+    #[must_use]
+    pub fn is_purged(&self) -> bool {
+        self.keys.is_empty() && (self.directory.is_none() || !self.guests.is_empty())
+    }
+
     /// Removes keys, and the directory where no guest is in it; the directory is kept aside on this
     /// host. Returns what was done.
     ///

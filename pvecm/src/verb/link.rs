@@ -17,14 +17,16 @@ use crate::cli::{LinkAction, LinkChange};
 use crate::conf::{self, ClusterConf, NodeEntry};
 use crate::doctor;
 use crate::failure::{Failure, Outcome};
-use crate::host::lock::ClusterLock;
+use crate::host::lock::{ClusterLock, Renewal};
 use crate::host::{Host, clusterconf, local_addresses, pve, wait};
 use crate::transaction::Transaction;
 use crate::value::is_address;
 
-/// Nodes take a version within this time. Two of them and the way back have to be done before the
-/// cluster's lock frees itself.
+/// Nodes take a version within this time, for which the cluster's lock is renewed.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A link that an earlier change has made is up, seen from each node, within this time.
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// Changes links, as the command does it.
 ///
@@ -69,13 +71,24 @@ pub(super) fn follow(
     steps: &[ClusterConf],
     there: &[NodeEntry],
 ) -> Outcome {
+    if let Some(first) = steps.first() {
+        need_links(machine, old, first, there)?;
+    }
+    let renewal = lock.as_ref().map(|lock| lock.renewal().clone());
+    let renew = || renewal.as_ref().map_or(Ok(()), Renewal::renew);
     let take_all = |transaction: &mut Transaction| {
+        let mut last = old;
         steps.iter().try_for_each(|step| {
             machine.step()?;
+            renew()?;
+            clusterconf::unchanged(host, last)?;
+            last = step;
             transaction.write_conf(host, &step.text())?;
             let look = || not_taken(machine, step, there);
-            let missing = look_for(machine, PATIENCE, || look().is_empty().then_some(()))?;
-            missing.ok_or_else(|| Failure::failed(look().join("\n")))
+            let missing = look_for(machine, PATIENCE, || look().is_empty().then_some(()));
+            // The way back takes its time as well.
+            renew()?;
+            missing?.ok_or_else(|| Failure::failed(look().join("\n")))
         })
     };
     change::undone(host, machine, "pvecm link", lock, take_all).map_err(|undone| {
@@ -87,15 +100,70 @@ pub(super) fn follow(
     })
 }
 
+/// Stops a change over links that do not work: those that are the same before and after it have to
+/// carry the ring meanwhile, and a ring that breaks has no quorum to put the old configuration back with.
+fn need_links(
+    machine: &dyn Machine,
+    old: &ClusterConf,
+    first: &ClusterConf,
+    there: &[NodeEntry],
+) -> Outcome {
+    let mut down = Vec::new();
+    let all_up = look_for(machine, SETTLING, || {
+        let found = staying_down(machine, old, first, there);
+        let is_decided = found.as_ref().map_or(true, Vec::is_empty);
+        let found = found.map(|found| down = found);
+        is_decided.then_some(found)
+    })?;
+    if let Some(found) = all_up {
+        return found;
+    }
+    Err(Failure::refused(format!(
+        "{}\nthe links that stay have to carry the cluster during the change, so nothing was changed: \
+         mend these first ('pvecm status' shows all links), or take such a link away with 'pvecm link \
+         remove' while another works",
+        down.join("\n")
+    )))
+}
+
+/// Nodes that are not reached on a link that is the same in both configurations.
+fn staying_down(
+    machine: &dyn Machine,
+    old: &ClusterConf,
+    first: &ClusterConf,
+    there: &[NodeEntry],
+) -> Outcome<Vec<String>> {
+    let own = machine.own_id()?;
+    let mut down = Vec::new();
+    for node in there {
+        let Some(id) = node.id.filter(|id| *id != own) else {
+            continue;
+        };
+        let is_same = |(link, address): &(u8, String)| {
+            let (before, after) = (old.nodes(), first.nodes());
+            let found = after.iter().find(|it| it.id == Some(id));
+            let stays = found.is_some_and(|it| it.addresses.get(link) == Some(address));
+            // Of this node too: its end of the link is what may move.
+            let ours = |nodes: &[NodeEntry]| {
+                let own = nodes.iter().find(|it| it.id == Some(own));
+                own.and_then(|own| own.addresses.get(link).cloned())
+            };
+            stays && ours(&before) == ours(&after)
+        };
+        let staying = node.addresses.clone().into_iter().filter(is_same).collect();
+        for link in machine.links_down(id, &resolved(old, staying)?)? {
+            down.push(format!(
+                "node '{}' is not reached on link {link}",
+                node.name
+            ));
+        }
+    }
+    Ok(down)
+}
+
 /// The configurations that lead to what is wanted, one after the other.
 fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<ClusterConf>> {
-    let fault = conf::verify(conf, &System);
-    if !fault.errors.is_empty() {
-        return Err(Failure::refused(format!(
-            "the configuration in force has faults, mend them first: {}",
-            fault.errors.join("; ")
-        )));
-    }
+    without_faults(conf)?;
     let mut new = conf.clone();
     match action {
         LinkAction::Add {
@@ -128,9 +196,9 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
             node,
             address,
         } => {
-            let address = new_address(host, conf, node.as_str(), address)?;
-            let moves = conf.moves(node.as_str(), &[*number], &address);
-            return moves.map_err(Failure::refused);
+            let is_own = *node == host.name;
+            let local = local()?;
+            return moved(conf, node.as_str(), &[*number], address, is_own, &local);
         }
     }
     let fault = conf::verify(&new, &System);
@@ -140,8 +208,49 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
     Ok(vec![new])
 }
 
+fn without_faults(conf: &ClusterConf) -> Outcome {
+    let fault = conf::verify(conf, &System);
+    if fault.errors.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "the configuration in force has faults, mend them first: {}",
+        fault.errors.join("; ")
+    )))
+}
+
+/// The configurations in which a node moves to another address on these links, one after the other.
+///
+/// # Errors
+/// When the node may not have that address, or the configuration can not be built on.
+pub(super) fn moved(
+    conf: &ClusterConf,
+    node: &str,
+    links: &[u8],
+    address: &str,
+    is_own: bool,
+    local: &[IpAddr],
+) -> Outcome<Vec<ClusterConf>> {
+    without_faults(conf)?;
+    let address = new_address(conf, node, links, address, is_own, local)?;
+    let moves = conf.moves(node, links, &address);
+    let moves = moves.map_err(Failure::refused)?;
+    for step in &moves {
+        let fault = conf::verify(step, &System);
+        if !fault.errors.is_empty() {
+            return Err(Failure::refused(fault.errors.join("\n")));
+        }
+    }
+    Ok(moves)
+}
+
+fn local() -> Outcome<Vec<IpAddr>> {
+    local_addresses().map_err(|error| Failure::failed(format!("no list of addresses: {error}")))
+}
+
 /// Reads `NODE=ADDRESS` for each node.
 fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMap<String, String>> {
+    let local = local()?;
     let mut addresses = BTreeMap::new();
     for text in given {
         let (node, address) = text.split_once('=').ok_or_else(|| {
@@ -149,7 +258,8 @@ fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMa
                 "'{text}' is not known: use NODE=ADDRESS for each node"
             ))
         })?;
-        let address = new_address(host, conf, node, address)?;
+        let is_own = node == host.name.as_str();
+        let address = new_address(conf, node, &[], address, is_own, &local)?;
         if let Some((other, _)) = addresses.iter().find(|(_, used)| **used == address) {
             return Err(Failure::refused(format!(
                 "'{address}' can not be that of both '{other}' and '{node}'"
@@ -162,17 +272,12 @@ fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMa
     Ok(addresses)
 }
 
-/// An address that a node may get: resolved, nobody else's, and its own where that can be seen.
-fn new_address(host: &Host, conf: &ClusterConf, node: &str, address: &str) -> Outcome<String> {
-    if !is_address(address) {
-        return Err(Failure::usage(format!(
-            "'{address}' is neither an IP address nor a host name"
-        )));
-    }
-    let one = resolved(conf, [(0, address.to_owned())].into())?;
-    let address = one.into_values().next().unwrap_or_default();
+/// Refuses an address that is in use, other than by this node on these links.
+pub(super) fn refuse_taken(conf: &ClusterConf, node: &str, links: &[u8], address: &str) -> Outcome {
     for other in conf.nodes() {
-        let used = other.addresses.iter().find(|(_, used)| **used == address);
+        let stays = |link: &u8| other.name != node || !links.contains(link);
+        let mut at = other.addresses.iter();
+        let used = at.find(|(link, used)| **used == *address && stays(link));
         if let Some((link, _)) = used {
             return Err(Failure::refused(format!(
                 "'{address}' is used already on link {link} by node '{}'",
@@ -180,10 +285,28 @@ fn new_address(host: &Host, conf: &ClusterConf, node: &str, address: &str) -> Ou
             )));
         }
     }
-    let local = local_addresses();
-    let local = local.map_err(|error| Failure::failed(format!("no list of addresses: {error}")))?;
+    Ok(())
+}
+
+/// An address that a node may get: resolved, nobody else's nor its own on a link that stays, and one of
+/// its interfaces where that can be seen.
+fn new_address(
+    conf: &ClusterConf,
+    node: &str,
+    links: &[u8],
+    address: &str,
+    is_own: bool,
+    local: &[IpAddr],
+) -> Outcome<String> {
+    if !is_address(address) {
+        return Err(Failure::usage(format!(
+            "'{address}' is neither an IP address nor a host name"
+        )));
+    }
+    let one = resolved(conf, [(0, address.to_owned())].into())?;
+    let address = one.into_values().next().unwrap_or_default();
+    refuse_taken(conf, node, links, &address)?;
     let is_local = address.parse().is_ok_and(|ip| local.contains(&ip));
-    let is_own = node == host.name.as_str();
     match (is_own, is_local) {
         (true, false) => Err(Failure::refused(format!(
             "'{address}' is not an address of this node: give it to an interface first"
@@ -261,6 +384,15 @@ fn gone_back(
     };
     if back.version() == old.version() {
         return Failure::failed("nothing was changed");
+    }
+    let mut as_before = old.clone();
+    as_before.set_version(back.version());
+    if back.text() != as_before.text() {
+        return Failure::failed(format!(
+            "version {} is neither the old configuration nor the new one: somebody else has changed it, and \
+             it stays; look at it, then run the command again",
+            back.version()
+        ));
     }
     tell("not all nodes have taken the change; going back to the old configuration");
     let mut missing = Vec::new();

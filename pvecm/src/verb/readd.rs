@@ -9,6 +9,7 @@ use super::{add, leave, show};
 use crate::cli::{Leave, Readd};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, pve};
+use crate::join::checks::UNCHANGED;
 
 /// Joins again.
 ///
@@ -16,18 +17,32 @@ use crate::host::{Host, pve};
 /// When this node takes part in a cluster, a check says no, or a step fails.
 pub fn run(host: &Host, args: &Readd) -> Outcome {
     need_root()?;
-    if has_cluster(host) {
+    let has_left = has_cluster(host);
+    if has_left {
         refuse_member(host)?;
         let leaving = Leave {
             yes: args.yes,
             dry_run: args.add.dry_run,
         };
-        leave::run(host, &leaving)?;
+        // The old entry is taken over, so nobody has to remove it.
+        leave::separated(host, &leaving)?;
         if args.add.dry_run {
             return show("would then join as 'pvecm add' does\n");
         }
     }
-    add::again(host, &args.add)
+    add::again(host, &args.add).map_err(|failure| match has_left {
+        true => left_already(&failure),
+        false => failure,
+    })
+}
+
+/// The failure of a join of a node that has left its cluster just before: that stays.
+fn left_already(failure: &Failure) -> Failure {
+    let text = failure.to_string().replace(UNCHANGED, "");
+    Failure::failed(format!(
+        "{text}\nthis node has left its old cluster and has not joined again: mend that, then run 'pvecm \
+         readd' once more, which joins as 'pvecm add' does"
+    ))
 }
 
 /// Whether something of a cluster is here.
@@ -58,6 +73,30 @@ mod tests {
 
     use super::*;
     use crate::host::Paths;
+
+    #[test]
+    fn after_leaving_a_refusal_is_a_failure() {
+        use crate::failure::code;
+        use crate::join::checks::{Fault, Faults};
+        let fault = Fault {
+            text: "no way".to_owned(),
+            can_force: false,
+        };
+        let found = Faults {
+            faults: vec![fault],
+            ..Faults::default()
+        };
+        let refused = found.settle(false, &|_| {}).unwrap_err();
+        assert!(refused.text().contains("Nothing was changed"));
+        let failure = left_already(&refused);
+        assert_eq!(failure.code(), code::FAILED);
+        let text = failure.to_string();
+        assert!(
+            text.contains("no way") && text.contains("has left"),
+            "{text}"
+        );
+        assert!(!text.contains("Nothing was changed"), "{text}");
+    }
 
     #[test]
     fn a_node_that_takes_part_stays() {

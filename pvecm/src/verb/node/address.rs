@@ -5,14 +5,14 @@
 
 use std::net::IpAddr;
 
-use super::{Machine, named, not_of_others, restart};
-use crate::conf::ClusterConf;
+use super::{Machine, named, restart};
+use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
 use crate::host::services::FILE_SYSTEM;
 use crate::host::{Host, clusterconf, pve};
 use crate::value::NodeName;
 use crate::verb::leftovers::mentions;
-use crate::verb::link::show_steps;
+use crate::verb::link::{moved, refuse_taken, show_steps};
 
 /// What has to be done.
 pub(super) struct Move<'a> {
@@ -21,7 +21,9 @@ pub(super) struct Move<'a> {
     /// What the cluster knows this node by, if that is another address.
     old: Option<IpAddr>,
     new: IpAddr,
-    /// Links on which this node is at the old address.
+    /// The cluster file system tells another address.
+    restarts: bool,
+    /// Links on which this node has to move.
     links: Vec<u8>,
     steps: Vec<ClusterConf>,
 }
@@ -41,6 +43,7 @@ impl<'a> Move<'a> {
         host: &'a Host,
         node: &NodeName,
         new: IpAddr,
+        from: Option<IpAddr>,
         machine: &dyn Machine,
     ) -> Outcome<Self> {
         if *node != host.name {
@@ -57,21 +60,27 @@ impl<'a> Move<'a> {
                 "node '{name}' is not in the cluster's configuration"
             ))
         })?;
-        not_of_others(&conf, &own, new)?;
+        let all: Vec<u8> = own.addresses.keys().copied().collect();
+        refuse_taken(&conf, name, &all, &new.to_string())?;
         named(host, name, new, machine)?;
         let members = pve::members(&host.paths)?;
-        let old = members.nodelist.get(name).and_then(|member| member.ip);
-        let old = old.filter(|old| *old != new);
-        let is_old = |text: &String| {
-            old.is_some_and(|old| text.parse() == Ok(old) || machine.resolve(text).contains(&old))
-        };
-        let at = own.addresses.iter().filter(|(_, text)| is_old(text));
-        let links: Vec<u8> = at.map(|(link, _)| *link).collect();
+        let told = members.nodelist.get(name).and_then(|member| member.ip);
+        let old = from.or(told).filter(|old| *old != new);
+        let places = places(&conf, &own, machine)?;
+        let behind = places.iter().filter(|place| place.has_to_move(old, new));
+        let links: Vec<u8> = behind.map(|place| place.link).collect();
         let steps = match links.is_empty() {
+            true if old.is_none() && !places.iter().any(|place| place.is_at(new)) => {
+                return Err(Failure::refused(format!(
+                    "the cluster file system tells '{new}' already, but no link of '{name}' is at it: {}; say \
+                     which address is the old one ('--from OLD'): links that are at that one move",
+                    words(&places)
+                )));
+            }
             true => Vec::new(),
             false => {
-                let steps = conf.moves(name, &links, &new.to_string());
-                steps.map_err(Failure::refused)?
+                let addresses = machine.addresses()?;
+                moved(&conf, name, &links, &new.to_string(), true, &addresses)?
             }
         };
         Ok(Self {
@@ -79,6 +88,7 @@ impl<'a> Move<'a> {
             conf,
             old,
             new,
+            restarts: told.is_some_and(|told| told != new),
             links,
             steps,
         })
@@ -99,7 +109,7 @@ impl<'a> Move<'a> {
                 self.host.paths.cluster_conf().display()
             ));
         }
-        if self.old.is_some() {
+        if self.restarts {
             lines.push(format!(
                 "restart {FILE_SYSTEM}, which tells '{}' to the others",
                 self.new
@@ -117,17 +127,36 @@ impl<'a> Move<'a> {
             show_steps(&self.conf, &self.steps)?;
             machine.follow(host, &self.conf, &self.steps)?;
         }
+        let is_changed = self.restarts || !self.steps.is_empty();
+        self.rest(machine).map_err(|failure| match is_changed {
+            true => failure.midway(),
+            false => failure,
+        })
+    }
+
+    /// What comes after the links.
+    fn rest(&self, machine: &dyn Machine) -> Outcome {
+        let host = self.host;
         let name = host.name.as_str();
-        if self.old.is_some() {
+        let places = self.arrived(machine)?;
+        if self.restarts {
             let tells = |members: &pve::Members| {
                 let own = members.nodelist.get(name);
                 own.is_some_and(|own| own.ip == Some(self.new))
             };
             restart(host, machine, &tells)?;
         }
+        machine.step()?;
         machine.cluster_files(host)?;
         machine.reload()?;
-        machine.say(&format!("node '{name}' is at '{}'", self.new))?;
+        machine.say(&match places.iter().any(|place| place.is_at(self.new)) {
+            true => format!("node '{name}' is at '{}'", self.new),
+            false => format!(
+                "node '{name}' has the address '{}', its links stay: {}",
+                self.new,
+                words(&places)
+            ),
+        })?;
         let Some(old) = self.old else {
             return Ok(());
         };
@@ -141,6 +170,74 @@ impl<'a> Move<'a> {
             self.new
         ))
     }
+
+    /// Where this node is now: on the links that had to move, at the new address.
+    fn arrived(&self, machine: &dyn Machine) -> Outcome<Vec<Place>> {
+        let conf = clusterconf::read(self.host)?;
+        let own = conf.node(self.host.name.as_str());
+        let mut places = match own {
+            Some(own) => places(&conf, &own, machine)?,
+            None => Vec::new(),
+        };
+        let is_late = |place: &Place| self.links.contains(&place.link) && !place.is_at(self.new);
+        if !places.iter().any(is_late) {
+            return Ok(places);
+        }
+        places.retain(is_late);
+        Err(Failure::failed(format!(
+            "not all links have come to '{}': {}; see 'pvecm status', and run the command again",
+            self.new,
+            words(&places)
+        )))
+    }
+}
+
+/// Where this node is on a link.
+struct Place {
+    link: u8,
+    /// In the configuration.
+    text: String,
+    configured: Vec<IpAddr>,
+    /// In the ring, which looks host names up once.
+    running: Option<IpAddr>,
+}
+
+impl Place {
+    fn is_at(&self, address: IpAddr) -> bool {
+        let runs_there = self.running.is_none_or(|running| running == address);
+        self.configured.contains(&address) && runs_there
+    }
+
+    fn has_to_move(&self, old: Option<IpAddr>, new: IpAddr) -> bool {
+        let is_old = old.is_some_and(|old| {
+            self.configured.contains(&old) && self.configured != [new] || self.running == Some(old)
+        });
+        is_old || self.configured.contains(&new) && !self.is_at(new)
+    }
+}
+
+fn places(conf: &ClusterConf, own: &NodeEntry, machine: &dyn Machine) -> Outcome<Vec<Place>> {
+    let running = machine.running(conf)?;
+    let place = |(link, text): (&u8, &String)| Place {
+        link: *link,
+        text: text.clone(),
+        configured: match text.parse() {
+            Ok(address) => vec![address],
+            Err(_) => machine.resolve(text),
+        },
+        running: running.get(link).copied(),
+    };
+    Ok(own.addresses.iter().map(place).collect())
+}
+
+fn words(places: &[Place]) -> String {
+    let word = |place: &Place| match place.running {
+        Some(running) if place.text.parse() != Ok(running) => {
+            format!("link {} is at '{}' ({running})", place.link, place.text)
+        }
+        _ => format!("link {} is at '{}'", place.link, place.text),
+    };
+    places.iter().map(word).collect::<Vec<_>>().join(", ")
 }
 
 /// Whether a line has an address as a word of its own.

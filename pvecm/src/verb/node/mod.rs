@@ -17,13 +17,14 @@ mod rename;
 mod tests;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::addnode::System;
+use super::addnode::{System, resolved};
 use super::change::{self, need_root, show_plan};
 use super::link::{follow, name_absent, not_taken};
-use super::machine::{self, present};
+use super::machine::{self, look_for, present};
 use super::show;
 use super::updatecerts::{self, UpdateOptions};
 use crate::cli::{NodeAction, NodeChange};
@@ -32,7 +33,8 @@ use crate::failure::{Failure, Outcome};
 use crate::host::command::program;
 use crate::host::lock::ClusterLock;
 use crate::host::services::{self, FILE_SYSTEM, Verb};
-use crate::host::{Host, clusterconf, files, local_addresses, pve, wait};
+use crate::host::stop::interrupted;
+use crate::host::{Host, clusterconf, files, local_addresses, pve, ring, wait};
 
 /// The cluster file system is there again, and says what it should of this node, within this time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,11 +50,25 @@ trait Machine {
     /// Tells the user how far it is.
     fn say(&self, line: &str) -> Outcome;
 
+    /// Whether the command is to end.
+    fn interrupted(&self) -> bool;
+
+    /// Stands between two changes: the command ends here if it is to end.
+    fn step(&self) -> Outcome {
+        match self.interrupted() {
+            true => Err(interrupted()),
+            false => Ok(()),
+        }
+    }
+
     /// Addresses of the interfaces.
     fn addresses(&self) -> Outcome<Vec<IpAddr>>;
 
     /// What a name stands for.
     fn resolve(&self, name: &str) -> Vec<IpAddr>;
+
+    /// Where the ring has this node, by link, as far as it tells.
+    fn running(&self, conf: &ClusterConf) -> Outcome<BTreeMap<u8, IpAddr>>;
 
     /// The number that the messaging daemon of this node has.
     fn own_id(&self) -> Outcome<u32>;
@@ -85,12 +101,35 @@ impl Machine for ThisMachine {
         show(&format!("{line}\n"))
     }
 
+    fn interrupted(&self) -> bool {
+        machine::Machine::interrupted(&self.machine)
+    }
+
+    fn step(&self) -> Outcome {
+        machine::Machine::step(&self.machine)?;
+        let lock = self.lock.borrow();
+        lock.as_ref().map_or(Ok(()), |lock| lock.renewal().keep())
+    }
+
     fn addresses(&self) -> Outcome<Vec<IpAddr>> {
         local_addresses().map_err(|error| Failure::failed(format!("no list of addresses: {error}")))
     }
 
     fn resolve(&self, name: &str) -> Vec<IpAddr> {
         System.resolve(name)
+    }
+
+    fn running(&self, conf: &ClusterConf) -> Outcome<BTreeMap<u8, IpAddr>> {
+        let own = self.own_id()?;
+        let mut running = BTreeMap::new();
+        for node in conf.nodes() {
+            let mut there = self.there.iter().filter_map(|node| node.id);
+            let Some(id) = node.id.filter(|id| *id != own && there.any(|it| it == *id)) else {
+                continue;
+            };
+            running.extend(ring::own_addresses(id, &resolved(conf, node.addresses)?)?);
+        }
+        Ok(running)
     }
 
     fn own_id(&self) -> Outcome<u32> {
@@ -103,13 +142,16 @@ impl Machine for ThisMachine {
     }
 
     fn take(&self, host: &Host, step: &ClusterConf) -> Outcome {
+        if let Some(lock) = &*self.lock.borrow() {
+            lock.renewal().renew()?;
+        }
         clusterconf::write(host, &step.text())?;
         let mut missing = Vec::new();
-        let taken = wait::until(PATIENCE, || {
+        let taken = look_for(&self.machine, PATIENCE, || {
             missing = not_taken(&self.machine, step, &self.there);
             missing.is_empty().then_some(())
         });
-        taken.ok_or_else(|| Failure::failed(missing.join("\n")))
+        taken?.ok_or_else(|| Failure::failed(missing.join("\n")))
     }
 
     fn restart(&self) -> Outcome {
@@ -137,7 +179,7 @@ impl Machine for ThisMachine {
 pub fn run(host: &Host, args: &NodeChange) -> Outcome {
     need_root()?;
     pve::need_quorum(&host.paths).map_err(|failure| match &args.action {
-        NodeAction::SetAddress { node, address } => {
+        NodeAction::SetAddress { node, address, .. } => {
             failure.within(address::out_of_reach(node, *address))
         }
         NodeAction::Rename { .. } => failure,
@@ -166,9 +208,11 @@ pub fn run(host: &Host, args: &NodeChange) -> Outcome {
 
 fn plan(host: &Host, action: &NodeAction, machine: &dyn Machine) -> Outcome<Vec<String>> {
     match action {
-        NodeAction::SetAddress { node, address } => {
-            Ok(address::Move::look(host, node, *address, machine)?.plan())
-        }
+        NodeAction::SetAddress {
+            node,
+            address,
+            from,
+        } => Ok(address::Move::look(host, node, *address, *from, machine)?.plan()),
         NodeAction::Rename { old, new } => {
             Ok(rename::Rename::look(host, old, new, machine)?.plan())
         }
@@ -177,9 +221,11 @@ fn plan(host: &Host, action: &NodeAction, machine: &dyn Machine) -> Outcome<Vec<
 
 fn perform(host: &Host, action: &NodeAction, machine: &dyn Machine) -> Outcome {
     match action {
-        NodeAction::SetAddress { node, address } => {
-            address::Move::look(host, node, *address, machine)?.run(machine)
-        }
+        NodeAction::SetAddress {
+            node,
+            address,
+            from,
+        } => address::Move::look(host, node, *address, *from, machine)?.run(machine),
         NodeAction::Rename { old, new } => {
             rename::Rename::look(host, old, new, machine)?.run(machine)
         }
@@ -189,6 +235,7 @@ fn perform(host: &Host, action: &NodeAction, machine: &dyn Machine) -> Outcome {
 /// Starts the cluster file system again and waits until it takes changes and says of itself what
 /// `is_it` looks for.
 fn restart(host: &Host, machine: &dyn Machine, is_it: &dyn Fn(&pve::Members) -> bool) -> Outcome {
+    machine.step()?;
     machine.say(&format!("restart {FILE_SYSTEM}"))?;
     machine.restart()?;
     let settled = || {
@@ -196,27 +243,17 @@ fn restart(host: &Host, machine: &dyn Machine, is_it: &dyn Fn(&pve::Members) -> 
         let members = pve::members(&host.paths).ok().filter(|_| is_writable)?;
         is_it(&members).then_some(())
     };
-    wait::until(PATIENCE, settled).ok_or_else(|| {
+    let found = wait::until(PATIENCE, || match machine.interrupted() {
+        true => Some(Err(interrupted())),
+        false => settled().map(Ok),
+    });
+    found.transpose()?.ok_or_else(|| {
         Failure::failed(format!(
             "the cluster file system was started again and is not as it should be after {} seconds: see \
              'journalctl -u pve-cluster', and run the command again",
             PATIENCE.as_secs()
         ))
     })
-}
-
-/// Whether an address is another node's, on any link.
-fn not_of_others(conf: &ClusterConf, own: &NodeEntry, address: IpAddr) -> Outcome {
-    for other in conf.nodes().iter().filter(|node| node.name != own.name) {
-        let mut at = other.addresses.iter();
-        if let Some((link, _)) = at.find(|(_, used)| used.parse() == Ok(address)) {
-            return Err(Failure::refused(format!(
-                "'{address}' is used already on link {link} by node '{}'",
-                other.name
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// Whether this node has an address and its name stands for it.

@@ -2,15 +2,17 @@
 //!
 //! The cluster file system serves under the name that the system had when it started, so it starts
 //! again first, and once more at the end, to tell the others the address that goes with the name. Then everything that is in the node's old directory moves to the new one; last comes
-//! the configuration, after which the old name is unknown. A failure before that moves back what was
-//! moved; afterwards there is only left to remove what is left of the old name.
+//! the configuration, after which the old name is unknown. A failure or a signal before that moves back all
+//! that is in the new directory, also what an earlier run has moved; afterwards there is only left to remove what is left of the old name.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::{Machine, named, restart};
-use crate::conf::ClusterConf;
+use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
 use crate::host::files::failed;
 use crate::host::services::FILE_SYSTEM;
@@ -33,6 +35,7 @@ pub(super) struct Rename<'a> {
     new: NodeName,
     /// The new configuration; none: it is in force already.
     conf: Option<ClusterConf>,
+    before: ClusterConf,
     /// The cluster file system serves under another name.
     restarts: bool,
 }
@@ -84,6 +87,10 @@ impl<'a> Rename<'a> {
             )));
         }
         named(host, new.as_str(), address(new, machine)?, machine)?;
+        if before.is_some() {
+            refuse_own_name(own, old)?;
+            refuse_managed(host, [old, new])?;
+        }
         let renamed = before.is_some().then(|| {
             let mut renamed = conf.clone();
             renamed.rename_node(old.as_str(), new).map(|()| renamed)
@@ -94,6 +101,7 @@ impl<'a> Rename<'a> {
             old: old.clone(),
             new: new.clone(),
             conf: renamed.transpose().map_err(Failure::refused)?,
+            before: conf,
             restarts: served != new.as_str(),
         })
     }
@@ -134,26 +142,32 @@ impl<'a> Rename<'a> {
         let Self { host, old, new, .. } = self;
         if self.restarts {
             let serves = |members: &pve::Members| members.nodename == new.as_str();
-            restart(host, machine, &serves)?;
+            restart(host, machine, &serves).map_err(Failure::midway)?;
         }
-        let mut moved = Vec::new();
-        if let Err(failure) = self.prepare(machine, &mut moved) {
-            return Err(self.back(&moved, &failure));
+        if let Err(failure) = self.prepare(machine) {
+            return Err(self.back(failure));
         }
         if let Some(conf) = &self.conf {
-            let before = clusterconf::read(host)?;
-            if let Err(failure) = machine.take(host, conf) {
+            let unchanged = clusterconf::unchanged(host, &self.before);
+            if let Err(failure) = unchanged.and_then(|()| machine.take(host, conf)) {
                 let is_written =
-                    clusterconf::read(host).is_ok_and(|now| now.version() > before.version());
+                    clusterconf::read(host).is_ok_and(|now| now.node(new.as_str()).is_some());
                 if !is_written {
-                    return Err(self.back(&moved, &failure));
+                    return Err(self.back(failure));
                 }
-                return Err(failure.within(format!(
+                let failure = failure.within(format!(
                     "the new name is in the configuration, but not all nodes have that: run the command \
                      again when they are there ('{old}' is not completely removed yet)"
-                )));
+                ));
+                return Err(failure.midway());
             }
         }
+        self.finish(machine).map_err(Failure::midway)
+    }
+
+    /// What is left to do when the configuration has the new name.
+    fn finish(&self, machine: &dyn Machine) -> Outcome {
+        let Self { host, old, new, .. } = self;
         self.announce(machine)?;
         let leftovers = Leftovers::find(host, old)?;
         for line in leftovers.purge(host)? {
@@ -181,33 +195,44 @@ impl<'a> Rename<'a> {
     }
 
     /// Makes the new directory and moves everything into it.
-    fn prepare(&self, machine: &dyn Machine, moved: &mut Vec<(PathBuf, PathBuf)>) -> Outcome {
+    fn prepare(&self, machine: &dyn Machine) -> Outcome {
+        machine.step()?;
         machine.cluster_files(self.host)?;
-        let paths = &self.host.paths;
-        let (from, to) = (
-            paths.node(self.old.as_str(), ""),
-            paths.node(self.new.as_str(), ""),
-        );
-        if from.is_dir() {
-            move_files(&from, &to, moved)?;
-        }
-        machine.say(&format!(
-            "moved {} files to '{}'",
-            moved.len(),
-            to.display()
-        ))
+        let (from, to) = self.directories();
+        let moved = move_files(&from, &to, &|| machine.step())?;
+        machine.say(&format!("moved {moved} files to '{}'", to.display()))?;
+        machine.step()
     }
 
-    /// Moves back what was moved, and removes what was made.
-    fn back(&self, moved: &[(PathBuf, PathBuf)], failure: &Failure) -> Failure {
+    fn directories(&self) -> (PathBuf, PathBuf) {
+        let paths = &self.host.paths;
+        let (old, new) = (self.old.as_str(), self.new.as_str());
+        (paths.node(old, ""), paths.node(new, ""))
+    }
+
+    /// Moves everything back, whichever run has moved it, and removes what was made; once the
+    /// configuration has the new name there is no way back.
+    fn back(&self, failure: Failure) -> Failure {
         let Self { host, old, new, .. } = self;
-        let mut left = Vec::new();
-        for (from, to) in moved.iter().rev() {
-            if let Err(error) = fs::rename(to, from) {
-                left.push(failed("move back", from, &error).to_string());
-            }
+        if self.conf.is_none() {
+            return failure.midway();
         }
-        if left.is_empty() && self.conf.is_some() {
+        let (from, to) = self.directories();
+        let moved = move_files(&to, &from, &|| Ok(()));
+        let mut left: Vec<String> = moved
+            .err()
+            .map(|failure| failure.to_string())
+            .into_iter()
+            .collect();
+        match remaining(&to) {
+            Ok(files) => left.extend(
+                files
+                    .iter()
+                    .map(|file| format!("'{}' is still there", file.display())),
+            ),
+            Err(failure) => left.push(failure.to_string()),
+        }
+        if left.is_empty() {
             let purged = Leftovers::find(host, new).and_then(|made| made.purge(host));
             left.extend(purged.err().map(|failure| failure.to_string()));
         }
@@ -226,6 +251,47 @@ impl<'a> Rename<'a> {
     }
 }
 
+/// Stops a rename that would take away what the ring finds a node by.
+fn refuse_own_name(own: &NodeEntry, old: &NodeName) -> Outcome {
+    let is_name = |text: &str| {
+        let label = text.split('.').next().unwrap_or_default();
+        text.parse::<IpAddr>().is_err() && label.eq_ignore_ascii_case(old.as_str())
+    };
+    let named = own.addresses.iter().find(|(_, text)| is_name(text));
+    let Some((link, text)) = named else {
+        return Ok(());
+    };
+    Err(Failure::refused(format!(
+        "the ring finds this node by its old name: link {link} is at '{text}'; run 'pvecm link set-address \
+         {link} {old} ADDRESS' with its IP address on another node first"
+    )))
+}
+
+/// Stops a rename of a node with guests that are started elsewhere when their node is gone.
+fn refuse_managed(host: &Host, names: [&NodeName; 2]) -> Outcome {
+    let text = files::read(&host.paths.pve("ha/resources.cfg"))?.unwrap_or_default();
+    let guests = pve::guests(&host.paths)?;
+    let is_here = |id: &str| {
+        let guest = id.parse().ok().and_then(|id: u32| guests.get(&id));
+        guest.is_some_and(|guest| names.iter().any(|name| guest.node == name.as_str()))
+    };
+    let text = String::from_utf8_lossy(&text);
+    let managed: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(kind, id)| ["vm", "ct"].contains(kind) && is_here(id.trim()))
+        .map(|(kind, id)| format!("{kind}:{}", id.trim()))
+        .collect();
+    if managed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "guests of this node are managed by HA, which would see the node gone and start them on another one: \
+         {}; take each out ('ha-manager remove ID'), run this again, and then add it again",
+        managed.join(", ")
+    )))
+}
+
 /// What this machine's new name stands for.
 fn address(new: &NodeName, machine: &dyn Machine) -> Outcome<IpAddr> {
     let found = machine.resolve(new.as_str());
@@ -237,19 +303,50 @@ fn address(new: &NodeName, machine: &dyn Machine) -> Outcome<IpAddr> {
     })
 }
 
-/// Moves the files of a directory into another; what is there already, or is made anew, stays.
-fn move_files(from: &Path, to: &Path, moved: &mut Vec<(PathBuf, PathBuf)>) -> Outcome {
-    files::make_directory(to)?;
-    let listed = fs::read_dir(from).map_err(|error| failed("list", from, &error))?;
-    for entry in listed {
-        let entry = entry.map_err(|error| failed("list", from, &error))?;
-        let (path, target) = (entry.path(), to.join(entry.file_name()));
+/// Moves the files of a directory into another; what is there already, or is made anew, stays. Returns
+/// how many were moved.
+fn move_files(from: &Path, to: &Path, step: &dyn Fn() -> Outcome) -> Outcome<usize> {
+    let mut moved = 0;
+    for entry in entries(from)? {
+        let (path, target) = (from.join(&entry), to.join(&entry));
         if path.is_dir() {
-            move_files(&path, &target, moved)?;
-        } else if !MADE_ANEW.iter().any(|name| entry.file_name() == *name) && !target.exists() {
+            moved += move_files(&path, &target, step)?;
+        } else if !is_made_anew(&entry) && !target.exists() {
+            step()?;
+            files::make_directory(to)?;
             fs::rename(&path, &target).map_err(|error| failed("move", &path, &error))?;
-            moved.push((path, target));
+            moved += 1;
         }
     }
-    Ok(())
+    Ok(moved)
+}
+
+/// Files of guests and others that are not made anew, below a directory.
+fn remaining(directory: &Path) -> Outcome<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in entries(directory)? {
+        let path = directory.join(&entry);
+        if path.is_dir() {
+            found.extend(remaining(&path)?);
+        } else if !is_made_anew(&entry) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+fn is_made_anew(file: &OsStr) -> bool {
+    MADE_ANEW.iter().any(|name| file == *name)
+}
+
+/// What is in a directory, if it is there.
+fn entries(directory: &Path) -> Outcome<Vec<OsString>> {
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let listed = fs::read_dir(directory).and_then(|listed| {
+        let names = listed.map(|entry| entry.map(|entry| entry.file_name()));
+        names.collect::<io::Result<Vec<OsString>>>()
+    });
+    listed.map_err(|error| failed("list", directory, &error))
 }

@@ -22,6 +22,14 @@ struct Fake {
     addresses: Vec<IpAddr>,
     resolved: IpAddr,
     id: u32,
+    /// Where the ring has this node, if it tells.
+    running: RefCell<BTreeMap<u8, IpAddr>>,
+    /// The command is to end after this many steps.
+    ends_at: Cell<Option<usize>>,
+    /// What somebody else writes as the configuration.
+    meanwhile: RefCell<Option<String>>,
+    /// Failures are refusals.
+    refuses: Cell<bool>,
     said: RefCell<Vec<String>>,
     /// Steps that are done; the one with this number fails.
     done: RefCell<Vec<String>>,
@@ -62,6 +70,10 @@ impl Fake {
             addresses: vec!["10.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap()],
             resolved,
             id: 1,
+            running: RefCell::default(),
+            ends_at: Cell::new(None),
+            refuses: Cell::new(false),
+            meanwhile: RefCell::default(),
             said: RefCell::default(),
             done: RefCell::default(),
             fails_at: Cell::new(None),
@@ -83,7 +95,10 @@ impl Fake {
         let mut done = self.done.borrow_mut();
         done.push(what.into());
         match self.fails_at.get() {
-            Some(at) if at + 1 == done.len() => Err(Failure::failed("broken")),
+            Some(at) if at + 1 == done.len() => Err(match self.refuses.get() {
+                true => Failure::no_quorum("broken"),
+                false => Failure::failed("broken"),
+            }),
             _ => Ok(()),
         }
     }
@@ -127,6 +142,15 @@ impl Machine for Fake {
         name.parse().into_iter().collect()
     }
 
+    fn interrupted(&self) -> bool {
+        let done = self.done.borrow().len();
+        self.ends_at.get().is_some_and(|end| done >= end)
+    }
+
+    fn running(&self, _: &ClusterConf) -> Outcome<BTreeMap<u8, IpAddr>> {
+        Ok(self.running.borrow().clone())
+    }
+
     fn own_id(&self) -> Outcome<u32> {
         Ok(self.id)
     }
@@ -145,6 +169,15 @@ impl Machine for Fake {
 
     fn take(&self, host: &Host, step: &ClusterConf) -> Outcome {
         self.step(format!("version {}", step.version()))?;
+        // The ring looks at a link when it is new.
+        let own = step.nodes().remove(0).addresses;
+        let mut running = self.running.borrow_mut();
+        running.retain(|link, _| own.contains_key(link));
+        for (link, text) in own {
+            if let Some(at) = self.resolve(&text).first() {
+                running.entry(link).or_insert(*at);
+            }
+        }
         clusterconf::write(host, &step.text())
     }
 
@@ -160,6 +193,9 @@ impl Machine for Fake {
 
     fn cluster_files(&self, host: &Host) -> Outcome {
         self.step("files")?;
+        if let Some(text) = self.meanwhile.take() {
+            clusterconf::write(host, text.as_bytes())?;
+        }
         let pem = host.paths.node(host.name.as_str(), "pve-ssl.pem");
         fs::create_dir_all(pem.parent().unwrap()).unwrap();
         files::replace(&pem, b"new\n", files::PUBLIC)
@@ -174,6 +210,15 @@ fn address(node: &str, address: &str) -> NodeAction {
     NodeAction::SetAddress {
         node: node.parse().unwrap(),
         address: address.parse().unwrap(),
+        from: None,
+    }
+}
+
+fn address_from(node: &str, new: &str, old: &str) -> NodeAction {
+    NodeAction::SetAddress {
+        node: node.parse().unwrap(),
+        address: new.parse().unwrap(),
+        from: Some(old.parse().unwrap()),
     }
 }
 
@@ -243,6 +288,58 @@ fn a_move_that_fails_goes_on_or_is_taken_back() {
                 .ends_with(&["files".to_owned(), "reload".to_owned()])
         );
     }
+}
+
+#[test]
+fn a_ring_that_did_not_move_is_seen() {
+    // The machine has started with its new line in /etc/hosts, so the file system tells that already.
+    let fake = Fake::new("n1", "10.0.0.9");
+    fake.members("n1", "10.0.0.9");
+    let failure = perform(&fake.host, &address("n1", "10.0.0.9"), &fake).unwrap_err();
+    assert_eq!(failure.code(), code::REFUSED);
+    let text = failure.to_string();
+    assert!(
+        text.contains("link 0 is at '10.0.0.1'; say which"),
+        "{text}"
+    );
+    assert!(fake.done.borrow().is_empty() && fake.said.borrow().is_empty());
+    let action = address_from("n1", "10.0.0.9", "10.0.0.1");
+    perform(&fake.host, &action, &fake).unwrap();
+    assert_eq!(fake.conf().node("n1").unwrap().addresses[&0], "10.0.0.9");
+    assert_eq!(fake.done.borrow().last().unwrap(), "reload");
+    perform(&fake.host, &action, &fake).unwrap();
+
+    // By its name it is at the new address, but the ring has looked that up before.
+    let fake = Fake::new("n1", "10.0.0.9");
+    let text = CONF.replace("10.0.0.1\n", "n1\n");
+    fs::write(fake.host.paths.cluster_conf(), text).unwrap();
+    let old: IpAddr = "10.0.0.1".parse().unwrap();
+    fake.running.borrow_mut().insert(0, old);
+    perform(&fake.host, &address("n1", "10.0.0.9"), &fake).unwrap();
+    assert_eq!(fake.conf().node("n1").unwrap().addresses[&0], "10.0.0.9");
+    assert_eq!(fake.running.borrow()[&0], fake.resolved);
+}
+
+#[test]
+fn a_move_has_the_tests_of_link_set_address() {
+    let fake = Fake::new("n1", "10.0.0.9");
+    let said = |text: String| {
+        fs::write(fake.host.paths.cluster_conf(), text).unwrap();
+        let failure = perform(&fake.host, &address("n1", "10.0.0.9"), &fake).unwrap_err();
+        assert_eq!(failure.code(), code::REFUSED);
+        assert!(fake.done.borrow().is_empty());
+        failure.to_string()
+    };
+    let text = said(CONF.replace("10.0.0.1\n", "10.0.0.1\n    ring1_addr: 10.0.1.1\n"));
+    assert!(text.contains("has faults"), "{text}");
+    let two = CONF.replace("10.0.0.1\n", "10.0.0.1\n    ring1_addr: 10.0.0.9\n");
+    let text = said(two.replace("10.0.0.2\n", "10.0.0.2\n    ring1_addr: 10.0.1.2\n"));
+    assert!(
+        text.contains("used already on link 1 by node 'n1'"),
+        "{text}"
+    );
+    let text = said(CONF.replace("totem {\n", "totem {\n  ip_version: ipv6\n"));
+    assert!(text.contains("does not resolve"), "{text}");
 }
 
 #[test]
@@ -324,6 +421,111 @@ fn a_rename_that_fails_moves_everything_back() {
         assert!(fake.host.paths.node("m1", "qemu-server/100.conf").exists());
         assert!(!fake.host.paths.node("n1", "").exists());
     }
+}
+
+#[test]
+fn what_an_earlier_run_has_moved_goes_back_too() {
+    let fake = Fake::new("m1", "10.0.0.1");
+    let before = fake.tree();
+    // Killed after the first guest.
+    let paths = &fake.host.paths;
+    fs::create_dir_all(paths.node("m1", "qemu-server")).unwrap();
+    let (old, new) = ("qemu-server/100.conf", "qemu-server/100.conf");
+    fs::rename(paths.node("n1", old), paths.node("m1", new)).unwrap();
+    fake.fails_at.set(Some(2));
+    let failure = perform(&fake.host, &rename("n1", "m1"), &fake).unwrap_err();
+    assert!(failure.to_string().contains("are as before"), "{failure}");
+    assert_eq!(fake.tree(), before);
+
+    // One that can not go back is told of.
+    fs::create_dir_all(paths.node("m1", "lxc")).unwrap();
+    fs::write(paths.node("m1", "lxc/101.conf"), "another").unwrap();
+    fake.done.take();
+    fake.fails_at.set(Some(1));
+    let failure = perform(&fake.host, &rename("n1", "m1"), &fake).unwrap_err();
+    let text = failure.to_string();
+    assert!(text.contains("m1/lxc/101.conf' is still there"), "{text}");
+    assert!(!text.contains("as before"), "{text}");
+}
+
+#[test]
+fn a_rename_writes_over_nothing_that_came_meanwhile() {
+    let fake = Fake::new("m1", "10.0.0.1");
+    let before = fake.tree();
+    let other = CONF.replace("config_version: 4", "config_version: 5");
+    fake.meanwhile.replace(Some(other));
+    let failure = perform(&fake.host, &rename("n1", "m1"), &fake).unwrap_err();
+    assert!(failure.to_string().contains("somebody else"), "{failure}");
+    assert_eq!((fake.conf().version(), fake.tree()), (5, before));
+}
+
+#[test]
+fn a_signal_ends_a_change_of_a_node() {
+    for (action, name, at, steps) in [
+        (rename("n1", "m1"), "m1", "10.0.0.1", 5),
+        (address("n1", "10.0.0.9"), "n1", "10.0.0.9", 6),
+    ] {
+        for end in 0..steps {
+            let fake = Fake::new(name, at);
+            let before = fake.tree();
+            fake.ends_at.set(Some(end));
+            let Err(failure) = perform(&fake.host, &action, &fake) else {
+                panic!("{action:?} {end}")
+            };
+            assert_eq!(failure.code(), code::FAILED, "{action:?} {end}");
+            let text = failure.to_string();
+            assert!(text.contains("interrupted"), "{end}: {text}");
+            if fake.conf().node("n1").is_some() {
+                assert_eq!(fake.tree(), before, "{action:?} {end}");
+            }
+            fake.ends_at.set(None);
+            perform(&fake.host, &action, &fake).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_failure_after_a_change_is_no_refusal() {
+    for (action, name, at, steps) in [
+        (rename("n1", "m1"), "m1", "10.0.0.1", 0..5),
+        (address("n1", "10.0.0.9"), "n1", "10.0.0.9", 4..7),
+    ] {
+        for number in steps {
+            let fake = Fake::new(name, at);
+            fake.refuses.set(true);
+            fake.fails_at.set(Some(number));
+            let failure = perform(&fake.host, &action, &fake).unwrap_err();
+            assert_eq!(failure.code(), code::FAILED, "{action:?} {number}");
+            assert!(failure.to_string().contains("run the command again"));
+        }
+    }
+}
+
+#[test]
+fn what_a_rename_would_break_stops_it() {
+    let fake = Fake::new("m1", "10.0.0.1");
+    let refused = |text: &str| {
+        let failure = perform(&fake.host, &rename("n1", "m1"), &fake).unwrap_err();
+        assert_eq!(failure.code(), code::REFUSED);
+        assert!(failure.to_string().contains(text), "{failure}");
+        assert!(fake.done.borrow().is_empty());
+    };
+    let paths = &fake.host.paths;
+    for own in ["n1", "N1.lan"] {
+        let text = CONF.replace("10.0.0.1\n", &format!("{own}\n"));
+        fs::write(paths.cluster_conf(), text).unwrap();
+        refused("pvecm link set-address 0 n1 ADDRESS");
+    }
+    fs::write(paths.cluster_conf(), CONF).unwrap();
+    let guests =
+        r#"{"version":1,"ids":{"100":{"node":"n1","type":"qemu"},"7":{"node":"n2","type":"lxc"}}}"#;
+    fs::write(paths.pve(".vmlist"), guests).unwrap();
+    fs::create_dir_all(paths.pve("ha")).unwrap();
+    let resources = paths.pve("ha/resources.cfg");
+    fs::write(&resources, "ct: 7\n\tstate started\n\nvm: 100\n").unwrap();
+    refused("on another one: vm:100; take");
+    fs::write(&resources, "ct: 7\n\tstate started\n").unwrap();
+    perform(&fake.host, &rename("n1", "m1"), &fake).unwrap();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use super::{Break, Fake, WAYS};
 use crate::cli::{self, Command};
 use crate::conf::ClusterConf;
-use crate::failure::Outcome;
+use crate::failure::{Outcome, code};
 use crate::host::clusterconf;
 use crate::transaction::{self, Transaction, recover};
 use crate::verb::machine::present;
@@ -151,6 +151,97 @@ fn a_ring_that_does_not_take_a_new_node_keeps_what_it_had() {
         assert!(version > first + 1);
         assert!(node.settled.borrow().is_empty());
     }
+}
+
+#[test]
+fn a_link_is_not_taken_away_while_the_one_that_stays_is_down() {
+    let two = CONF.replace(
+        "linknumber: 0\n",
+        "linknumber: 0\n  }\n  interface {\n    linknumber: 1\n",
+    );
+    let two = two.replace("10.0.0.1\n", "10.0.0.1\n    ring1_addr: 10.0.1.1\n");
+    let two = two.replace("10.0.0.2\n", "10.0.0.2\n    ring1_addr: 10.0.1.2\n");
+    let change = |node: &Fake, removes: bool| {
+        let old = clusterconf::read(&node.host).unwrap();
+        let steps = if removes {
+            let mut new = old.clone();
+            new.remove_link(0).unwrap();
+            vec![new]
+        } else {
+            old.moves("n1", &[0], "10.0.0.9").unwrap()
+        };
+        let there = present(node, &old).unwrap();
+        let lock = clusterconf::lock(&node.host).unwrap();
+        link::follow(&node.host, node, lock, &old, &steps, &there)
+    };
+    for removes in [true, false] {
+        let node = member(Break::Never);
+        node.write("etc/pve/corosync.conf", &two);
+        node.down.borrow_mut().insert(1);
+        let failure = change(&node, removes).unwrap_err();
+        assert_eq!(failure.code(), code::REFUSED);
+        let text = failure.to_string();
+        assert!(
+            text.contains("node 'n2' is not reached on link 1"),
+            "{text}"
+        );
+        assert_eq!(clusterconf::read(&node.host).unwrap().version(), 4);
+        // That the other one is down is no reason to keep it.
+        node.down.replace([0].into());
+        if removes {
+            change(&node, removes).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_could_not_be_removed_is_a_failure() {
+    let Command::Delnode(args) = command("delnode n2 --purge") else {
+        panic!()
+    };
+    let removed = |spoil: &dyn Fn(&Fake)| {
+        let node = member(Break::Never);
+        spoil(&node);
+        delnode::remove(&node.host, &node, &args)
+            .unwrap()
+            .is_incomplete
+    };
+    assert!(!removed(&|_| {}));
+    // That it stays where guests are is said before.
+    let guest = r#"{"version":1,"ids":{"200":{"node":"n2","type":"qemu"}}}"#;
+    assert!(!removed(&|node| {
+        node.write("etc/pve/nodes/n2/qemu-server/200.conf", "cores: 1\n");
+        node.write("etc/pve/.vmlist", guest);
+    }));
+    assert!(removed(&|node| node.write("etc/pve/.vmlist", "?")));
+}
+
+#[test]
+fn a_change_that_has_lost_its_lock_writes_nothing() {
+    let node = member(Break::Never);
+    let old = clusterconf::read(&node.host).unwrap();
+    let mut new = old.clone();
+    new.set_priority(0, 7).unwrap();
+    let there = present(&node, &old).unwrap();
+    let locks = node.host.paths.pve("priv/lock");
+    let lock = clusterconf::lock(&node.host).unwrap();
+    fs::rename(locks.join("file-corosync_conf"), locks.join("freed")).unwrap();
+    let follow = |lock| link::follow(&node.host, &node, lock, &old, &[new.clone()], &there);
+    follow(lock).unwrap_err();
+    assert_eq!(
+        fs::read(node.host.paths.cluster_conf()).unwrap(),
+        old.text()
+    );
+    // Somebody has edited it by hand.
+    let mut other = old.clone();
+    other.set_priority(0, 9).unwrap();
+    clusterconf::write(&node.host, &other.text()).unwrap();
+    let failure = follow(clusterconf::lock(&node.host).unwrap()).unwrap_err();
+    assert!(failure.to_string().contains("somebody else"), "{failure}");
+    assert_eq!(
+        fs::read(node.host.paths.cluster_conf()).unwrap(),
+        other.text()
+    );
 }
 
 #[test]

@@ -43,6 +43,8 @@ struct Fake {
     /// The daemon takes no new configuration.
     lags: Cell<bool>,
     settled: RefCell<Vec<String>>,
+    /// Links on which no other node is reached.
+    down: RefCell<BTreeSet<u8>>,
     _directory: tempfile::TempDir,
 }
 
@@ -79,6 +81,7 @@ impl Fake {
             joined: RefCell::default(),
             lags: Cell::new(false),
             settled: RefCell::default(),
+            down: RefCell::default(),
             _directory: directory,
         }
     }
@@ -320,8 +323,14 @@ impl Machine for Fake {
         Ok(ids.iter().map(|id| (*id, version)).collect())
     }
 
-    fn links_down(&self, _: u32, _: &BTreeMap<u8, String>) -> Outcome<Vec<u8>> {
-        self.pass().map(|()| Vec::new())
+    fn links_down(&self, _: u32, links: &BTreeMap<u8, String>) -> Outcome<Vec<u8>> {
+        self.pass()?;
+        let down = self.down.borrow();
+        Ok(links
+            .keys()
+            .copied()
+            .filter(|it| down.contains(it))
+            .collect())
     }
 
     fn kill(&self, id: u32) -> Outcome {

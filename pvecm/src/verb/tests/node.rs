@@ -75,6 +75,16 @@ fn a_cluster_is_made_and_left_again() {
 }
 
 #[test]
+fn guests_of_other_nodes_are_kept_aside() {
+    let node = member(Break::Never);
+    leave(&node).unwrap();
+    let backup = std::fs::read_dir(node.host.paths.database("backup")).unwrap();
+    let mut kept = backup.map(|entry| entry.unwrap().path());
+    let aside = kept.find(|path| path.to_string_lossy().contains("/node-n2-"));
+    assert!(aside.unwrap().join("qemu-server/200.conf").exists());
+}
+
+#[test]
 fn what_is_broken_off_is_put_back() {
     type Case = (fn(Break) -> Fake, fn(&Fake) -> Outcome);
     let cases: [Case; 2] = [(single, create), (member, leave)];
