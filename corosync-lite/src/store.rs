@@ -1,11 +1,16 @@
 //! SHELL: what a node has to remember, on disk.
 //!
-//! A ring must never get a number that a ring of this node had before, not even after a power cut.
-//! The files are those of Corosync: `ringid_NODE` in the state directory has the number in eight
+//! A ring must never get a number that a ring of this node had before, as long as somebody remembers
+//! that ring. The files are those of Corosync: `ringid_NODE` in the state directory has the number in eight
 //! bytes; `ev_tracking` has the most votes ever expected, where they are tracked, in four.
 //!
 //! Invariant: a file holds the old number or the new one, whole; after [`StateStore::store_ring`] has
-//! returned, the new one is there after a power cut, too.
+//! returned, every later process on this host reads the new one.
+//!
+//! Nothing waits for the disk, as in Corosync: a ring that is being formed would, and a disk that is
+//! busy with what others wrote can take most of a minute. What a power cut takes away is a number
+//! that nobody needs any more: who went on without this node has a higher one, which it learns when
+//! it joins them, and all messages of the old ring were lost with the token.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -53,7 +58,6 @@ pub enum StoreError {
 pub struct StateStore {
     ring: PathBuf,
     votes: PathBuf,
-    directory: File,
 }
 
 impl StateStore {
@@ -79,15 +83,9 @@ impl StateStore {
     /// When there is no directory that can be used.
     pub fn open(directory: &Path, node: NodeId) -> Result<Self, StoreError> {
         Self::make_directory(directory)?;
-        let failed = |error| StoreError::Directory {
-            path: directory.to_owned(),
-            error,
-        };
-        let handle = File::open(directory).map_err(failed)?;
         let this = Self {
             ring: directory.join(format!("ringid_{}", node.0)),
             votes: directory.join("ev_tracking"),
-            directory: handle,
         };
         for path in [&this.ring, &this.votes] {
             fs::remove_file(temporary(path)).ok();
@@ -119,20 +117,20 @@ impl StateStore {
     /// Keeps the number of a ring.
     ///
     /// # Errors
-    /// When it is not on the disk; then it must not be used.
+    /// When it could not be written; then it must not be used.
     pub fn store_ring(&self, sequence: u64) -> Result<(), StoreError> {
-        self.write(&self.ring, &sequence.to_ne_bytes())
+        Self::write(&self.ring, &sequence.to_ne_bytes())
     }
 
     /// Keeps the most votes that were ever expected.
     ///
     /// # Errors
-    /// When they are not on the disk.
+    /// When they could not be written.
     pub fn store_expected_votes(&self, votes: u32) -> Result<(), StoreError> {
-        self.write(&self.votes, &votes.to_ne_bytes())
+        Self::write(&self.votes, &votes.to_ne_bytes())
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let next = temporary(path);
         let write = || {
             let mut file = OpenOptions::new()
@@ -142,9 +140,7 @@ impl StateStore {
                 .mode(0o600)
                 .open(&next)?;
             file.write_all(bytes)?;
-            file.sync_data()?;
-            fs::rename(&next, path)?;
-            self.directory.sync_all()
+            fs::rename(&next, path)
         };
         write().map_err(|error| StoreError::Write {
             path: path.to_owned(),
