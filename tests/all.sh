@@ -40,15 +40,14 @@ cargo test --locked --package tests --test certificates --test serve
 END
 lane nodes <<'END'
 cargo test --locked --package tests --test cluster --test nodes
-# Clusters again on a ring of both messaging daemons. How old locks become does not depend on it, and
-# takes long.
-COROSYNC_BIN=corosync-lite:corosync cargo test --locked --package tests \
-    --test cluster --test nodes -- --skip age_of_locks
-END
-lane units <<'END'
-# And on a ring of corosync-lite alone.
+# Clusters again on corosync-lite. How old locks become does not depend on it, and takes long.
 COROSYNC_BIN=corosync-lite cargo test --locked --package tests \
     --test cluster --test nodes -- --skip age_of_locks
+# And on a ring of both messaging daemons. All of it: tests/all.sh --test nodes with that variable.
+COROSYNC_BIN=corosync-lite:corosync cargo test --locked --package tests --test cluster
+COROSYNC_BIN=corosync-lite:corosync cargo test --locked --package tests --test nodes -- faults
+END
+lane units <<'END'
 cargo test --locked --workspace --exclude tests
 cargo test --locked --package tests --lib \
     --test crash --test daemon --test fuzz --test harness --test rings --test sim
