@@ -60,6 +60,15 @@ pub fn put_back(word: &str, units: &[&str]) -> Outcome {
     systemctl(word, units).apart().output().map(drop)
 }
 
+/// Whether a service has ended, though it was started and not told to. A service manager that does not
+/// tell leaves that open: then it has not.
+#[must_use]
+pub fn has_ended(unit: &str) -> bool {
+    // The code says the same of a service that is about to run.
+    let state = systemctl("show", &["--property=ActiveState", unit]).output();
+    state.is_ok_and(|state| matches!(state.trim(), "ActiveState=inactive" | "ActiveState=failed"))
+}
+
 /// Words before a command line that let it go on when the service or the session ends that starts it:
 /// it gets a control group of its own. None where the service manager is not there, or can not do it;
 /// it is told then. The process stays the one that is started.

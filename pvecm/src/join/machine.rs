@@ -8,6 +8,7 @@ use rust_corosync::cmap;
 use super::reach::{self, Reach};
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
+use crate::host::services::MESSAGING;
 use crate::host::stop::{Signals, interrupted};
 use crate::host::{Host, local_addresses, packets, pve, ring, services};
 use crate::ssh;
@@ -72,6 +73,9 @@ pub trait Machine {
 
     /// Whether a messaging daemon runs.
     fn messaging_runs(&self) -> bool;
+
+    /// Whether the messaging daemon that was started has ended by itself.
+    fn messaging_has_ended(&self) -> bool;
 
     /// The address that others know this node by.
     ///
@@ -173,6 +177,10 @@ impl Machine for ThisMachine<'_> {
 
     fn messaging_runs(&self) -> bool {
         ring::is_running()
+    }
+
+    fn messaging_has_ended(&self) -> bool {
+        services::has_ended(MESSAGING)
     }
 
     fn own_address(&self, host: &Host) -> Outcome<IpAddr> {

@@ -15,9 +15,15 @@
 //! Invariant: a node on probation has `quorum_votes: 0` written in its entry; an entry without that
 //! key has one vote, as Corosync counts it.
 
+use std::time::Duration;
+
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, clusterconf};
+use crate::host::wait::until;
+use crate::host::{Host, clusterconf, pve};
+
+/// So long another node that was let in may be on its way.
+const ON_THE_WAY: Duration = Duration::from_secs(60);
 
 /// Votes that an entry counts for when it is written with `votes`: the original leaves out a 0, and
 /// Corosync takes an entry without the key for one vote.
@@ -30,6 +36,27 @@ pub fn counted(votes: u32) -> u32 {
 #[must_use]
 pub fn is_on_probation(conf: &ClusterConf, name: &str) -> bool {
     conf.node(name).is_some_and(|node| node.votes == 0)
+}
+
+/// The nodes on probation but for `name`.
+#[must_use]
+pub fn on_probation(conf: &ClusterConf, name: &str) -> Vec<String> {
+    let nodes = conf.nodes().into_iter();
+    let others = nodes.filter(|node| node.votes == 0 && node.name != name);
+    others.map(|node| node.name).collect()
+}
+
+/// Waits until the nodes on probation but for `name` are there, or `is_off`, or it takes too long. A
+/// change of the configuration while they are on their way would keep them out: Corosync ends itself
+/// when the ring that it comes to has a newer one than it was started with.
+pub fn await_others(host: &Host, name: &str, mut is_off: impl FnMut() -> bool) {
+    until(ON_THE_WAY, || {
+        let conf = clusterconf::read(host).ok()?;
+        let members = pve::members(&host.paths).ok()?.nodelist;
+        let is_there = |node: &String| members.get(node).is_some_and(|it| it.online == 1);
+        let all = on_probation(&conf, name).iter().all(is_there);
+        (all || is_off()).then_some(())
+    });
 }
 
 /// Ends the probation of a node: the ring counts its votes, then the configuration has them. Returns

@@ -37,6 +37,20 @@ const GONE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the running cluster may take to see a changed configuration.
 const CONF_PATIENCE: Duration = Duration::from_secs(30);
 
+/// So many times the messaging daemon is started before its end is a failure.
+const OVERTAKEN: usize = 3;
+
+/// Looks for quorum for each question whether the messaging daemon has ended.
+const LOOKS_PER_QUESTION: u32 = 5;
+
+/// What came of waiting for quorum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waited {
+    Quorate,
+    /// The messaging daemon has ended.
+    Overtaken,
+}
+
 /// How far the cluster knows of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entry {
@@ -95,13 +109,20 @@ impl Join<'_> {
     fn all(&mut self, peer: &mut dyn Peer) -> Outcome {
         self.prepare_ssh()?;
         let admitted = self.ask(peer)?;
-        let conf = self.examine(&admitted)?;
+        let mut conf = self.examine(&admitted)?;
         self.machine.say("Join request OK, finishing setup locally");
         self.stop()?;
         self.configure(&admitted)?;
         self.put_database_aside()?;
         self.start()?;
-        self.wait(&conf)?;
+        self.machine.say("waiting for quorum...");
+        for left in (0..OVERTAKEN).rev() {
+            if self.wait(&conf, left > 0)? == Waited::Quorate {
+                break;
+            }
+            conf = self.again(peer, &conf)?;
+        }
+        self.machine.reached(Step::Quorate)?;
         self.vote()?;
         self.machine.cluster_files(self.host)?;
         self.machine.reached(Step::Certified)?;
@@ -263,9 +284,10 @@ impl Join<'_> {
         self.machine.reached(Step::Started)
     }
 
-    fn wait(&mut self, conf: &ClusterConf) -> Outcome {
-        self.machine.say("waiting for quorum...");
+    /// Waits for quorum. With `may_end` the end of the messaging daemon is no failure yet.
+    fn wait(&self, conf: &ClusterConf, may_end: bool) -> Outcome<Waited> {
         let timeout = self.plan.timeout;
+        let mut looks = 0_u32;
         let seen = until(timeout, || {
             if self.machine.interrupted() {
                 return Some(Err(interrupted()));
@@ -274,20 +296,52 @@ impl Join<'_> {
             let is_there = self.machine.is_quorate(self.host)
                 && clusterconf::read(self.host)
                     .is_ok_and(|conf| conf.node(self.host.name.as_str()).is_some());
-            is_there.then_some(Ok(()))
-        });
-        match seen {
-            Some(Ok(())) => self.machine.say("OK"),
-            Some(Err(failure)) => return Err(failure),
-            None => {
-                let mut text = format!("no quorum within {} seconds", timeout.as_secs());
-                for line in self.machine.diagnosis(self.host, conf) {
-                    text += &format!("\n* {line}");
-                }
-                return Err(Failure::failed(text));
+            if is_there {
+                return Some(Ok(Waited::Quorate));
             }
+            // To ask that takes a process.
+            looks = looks.wrapping_add(1);
+            let asks = may_end && looks.is_multiple_of(LOOKS_PER_QUESTION);
+            (asks && self.machine.messaging_has_ended()).then_some(Ok(Waited::Overtaken))
+        });
+        if let Some(waited) = seen {
+            if matches!(waited, Ok(Waited::Quorate)) {
+                self.machine.say("OK");
+            }
+            return waited;
         }
-        self.machine.reached(Step::Quorate)
+        let mut text = format!("no quorum within {} seconds", timeout.as_secs());
+        for line in self.machine.diagnosis(self.host, conf) {
+            text += &format!("\n* {line}");
+        }
+        Err(Failure::failed(text))
+    }
+
+    /// Starts once more with the configuration that the cluster has now. Corosync ends itself when the
+    /// ring that it comes to has a newer one than it was started with: somebody has changed the
+    /// cluster while this node was on its way.
+    fn again(&mut self, peer: &mut dyn Peer, conf: &ClusterConf) -> Outcome<ClusterConf> {
+        self.machine.say(
+            "corosync has ended, as it does when the cluster's configuration changes meanwhile; asking \
+             for the present one",
+        );
+        let mut request = self.plan.request.clone();
+        request.force = true;
+        let own = conf.node(self.host.name.as_str());
+        request.id = own.and_then(|node| node.id).or(request.id);
+        let admitted = peer.admit(&request).map_err(|refused| {
+            let (NotAdmitted::Refused(text) | NotAdmitted::Unknown(text)) = refused;
+            Failure::failed(format!(
+                "corosync ended on this node ('journalctl -u corosync' says why), and '{}' does not give \
+                 this node the cluster's configuration again: {text}",
+                peer.name()
+            ))
+        })?;
+        let conf = self.examine(&admitted)?;
+        let path = self.host.paths.corosync("corosync.conf");
+        self.transaction.replace(&path, &admitted.conf, PUBLIC)?;
+        self.machine.control(Verb::Start.word(), &[MESSAGING])?;
+        Ok(conf)
     }
 
     /// Ends the probation of this node, if the member has put it on one.
@@ -296,6 +350,7 @@ impl Join<'_> {
         let machine = self.machine;
         let give = move |id: u32, votes: u32| machine.give_votes(id, votes);
         let own = self.host.name.as_str();
+        member::await_others(self.host, own, || self.machine.interrupted());
         if let Some(version) = member::confirm(self.host, own, votes, &give)? {
             self.machine.say(&format!(
                 "this node takes part, and votes from version {version} of the configuration on"

@@ -11,6 +11,7 @@ use crate::cli::Addnode;
 use crate::conf::{self, Admission, ClusterConf, Joiner, NodeEntry, Resolve};
 use crate::failure::{Failure, Outcome};
 use crate::host::command::program;
+use crate::host::lock::{ClusterLock, NodeLock};
 use crate::host::{Host, clusterconf, files, pve, resolve, ring, wait};
 use crate::info::Admitted;
 use crate::join::member;
@@ -67,9 +68,7 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
 /// When it is not let in: the cluster is as it was then.
 pub fn admit(host: &Host, machine: &dyn Machine, args: &Addnode) -> Outcome<Admitted> {
     pve::need_quorum(&host.paths)?;
-    await_turn(host, machine, &args.node)?;
-    let _node_lock = change::begin(host)?;
-    let conf_lock = clusterconf::lock(host)?;
+    let (_node_lock, conf_lock) = take_turn(host, machine, &args.node)?;
     let mut decision = decide(host, machine, args)?;
     let key = host.paths.corosync("authkey");
     let authkey = files::read(&key)?.ok_or_else(|| {
@@ -122,18 +121,44 @@ fn enter(
     Ok(())
 }
 
-/// Waits until the nodes that were let in before are there. A messaging daemon that meets a ring with a
-/// newer configuration than its own ends itself, so the configuration must not change while a node is
-/// on its way; and of daemons that run, those with the older one end, so that a node may only come
-/// when the ring has the one that it gets.
-fn await_turn(host: &Host, machine: &dyn Machine, name: &NodeName) -> Outcome {
-    let others_are_there = || {
-        let nodes = clusterconf::read(host).ok()?.nodes();
-        let mut others = nodes.iter().filter(|node| node.name != name.as_str());
-        others.all(|node| node.votes > 0).then_some(())
+/// Waits until the nodes that were let in before are there, and keeps others from letting one in.
+///
+/// A messaging daemon that comes to a ring with a newer configuration than its own ends itself, so the
+/// configuration must not change while a node is on its way (see
+/// [`await_others`](member::await_others) for the change that follows).
+fn take_turn(
+    host: &Host,
+    machine: &dyn Machine,
+    name: &NodeName,
+) -> Outcome<(NodeLock, Option<ClusterLock>)> {
+    let is_turn = || {
+        let conf = clusterconf::read(host);
+        conf.is_ok_and(|conf| member::on_probation(&conf, name.as_str()).is_empty())
     };
-    // One that never comes does not keep the others out.
-    look_for(machine, TURN, others_are_there).map(drop)
+    let lock = || {
+        let node_lock = change::begin(host)?;
+        Ok((node_lock, clusterconf::lock(host)?))
+    };
+    in_turn(machine, machine.patience(TURN), is_turn, lock)
+}
+
+/// Locks when it is the turn, and still is then. A turn that never comes is waited for no longer than
+/// `patience`: a node that stays away does not keep the others out.
+fn in_turn<L>(
+    machine: &dyn Machine,
+    patience: Duration,
+    mut is_turn: impl FnMut() -> bool,
+    mut lock: impl FnMut() -> Outcome<L>,
+) -> Outcome<L> {
+    let end = wait::now() + patience;
+    loop {
+        let left = end.saturating_duration_since(wait::now());
+        look_for(machine, left, || is_turn().then_some(()))?;
+        let locked = lock()?;
+        if is_turn() || wait::now() >= end {
+            return Ok(locked);
+        }
+    }
 }
 
 /// Gives a node its vote once it is there; takes it out again if it does not come. Nobody sees what this
@@ -176,6 +201,7 @@ impl Settling<'_> {
             (online && (self.is_joined)(id)).then_some(())
         };
         wait::until(self.patience, there);
+        member::await_others(host, name.as_str(), || false);
         let mut last = String::new();
         let settled = wait::until(self.patience, || {
             let Err(failure) = self.once(host, &entry, votes, there().is_some()) else {
@@ -347,6 +373,22 @@ mod tests {
         assert_eq!(conf.node("n3").unwrap().votes, 1);
         let said = said.take();
         assert!(said.len() == 1 && said[0].contains("busy"), "{said:?}");
+    }
+
+    #[test]
+    fn a_node_that_another_member_has_let_in_meanwhile_is_waited_for() {
+        let mut is_turn = [true, false, false, true, true].into_iter();
+        let mut locked = 0;
+        let lock = || {
+            locked += 1;
+            Ok(())
+        };
+        let patience = Duration::from_secs(20);
+        let machine = ThisMachine::unwatched();
+        in_turn(&machine, patience, || is_turn.next().unwrap(), lock).unwrap();
+        assert_eq!(locked, 2);
+        // One that never comes is not waited for.
+        in_turn(&machine, Duration::ZERO, || false, || Ok(())).unwrap();
     }
 
     #[test]

@@ -105,6 +105,15 @@ impl Api {
         Self::start_with(limits())
     }
 
+    /// Writes a node into the cluster's configuration.
+    pub fn enter(&self, name: &str) {
+        let entry = format!(
+            "  node {{\n    name: {name}\n    nodeid: 3\n    ring0_addr: 10.77.0.3\n  }}\n}}\n"
+        );
+        let nodes = CONF.strip_suffix("}\n").unwrap();
+        fs::write(self.host.paths.cluster_conf(), format!("{nodes}{entry}")).unwrap();
+    }
+
     pub fn start_with(limits: Limits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host = Host {

@@ -57,6 +57,10 @@ pub fn systemctl(args: &[String]) -> Result<ExitCode> {
             }
         }
         "is-active" => return Ok(is_active(&units)),
+        // Of all properties the one that is asked for.
+        "show" => units
+            .iter()
+            .for_each(|unit| println!("ActiveState={}", state(unit))),
         "enable" | "disable" | "reset-failed" => {}
         _ => bail!("a test host's systemctl knows no '{verb}'"),
     }
@@ -129,13 +133,20 @@ fn reload(unit: Unit, only: bool) -> Result<()> {
 fn is_active(units: &[Unit]) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for unit in units {
-        let active = unit.running().is_some();
-        if !active {
+        if unit.running().is_none() {
             code = INACTIVE.into();
         }
-        println!("{}", if active { "active" } else { "inactive" });
+        println!("{}", state(unit));
     }
     code
+}
+
+fn state(unit: &Unit) -> &'static str {
+    if unit.running().is_some() {
+        "active"
+    } else {
+        "inactive"
+    }
 }
 
 impl Unit {

@@ -38,6 +38,8 @@ pub struct FakeMachine {
     pub comes_up: bool,
     pub starts: bool,
     pub messaging: bool,
+    /// So often the messaging daemon ends after it was started.
+    pub overtaken: Cell<usize>,
     pub busy_port: bool,
     pub reach: Reach,
     /// Size of packets that do not get through.
@@ -101,6 +103,7 @@ impl FakeMachine {
             comes_up: true,
             starts: true,
             messaging: false,
+            overtaken: Cell::new(0),
             busy_port: false,
             reach: Reach::Answered,
             too_large: None,
@@ -133,9 +136,15 @@ impl FakeMachine {
         fs::write(paths.database("config.db-wal"), "the cluster's log")?;
         fs::rename(paths.pve(""), paths.at("etc/.pve-local")).unwrap();
         fs::create_dir_all(paths.pve("priv/lock")).unwrap();
-        if !self.comes_up {
-            return Ok(());
+        if self.comes_up && self.overtaken.get() == 0 {
+            self.come_up(&conf)?;
         }
+        Ok(())
+    }
+
+    /// It has quorum.
+    fn come_up(&self, conf: &[u8]) -> std::io::Result<()> {
+        let paths = &self.host.paths;
         symlink("nodes/n2", paths.pve("local")).unwrap();
         fs::write(paths.cluster_conf(), conf).unwrap();
         let guests = format!(r#"{{"version":2,"ids":{}}}"#, self.taken);
@@ -224,6 +233,13 @@ impl Machine for FakeMachine {
                 let mounted = self.mount();
                 mounted.map_err(|error| Failure::failed(format!("pve-cluster: {error}")))?;
             }
+            "start" if self.overtaken.get() > 0 => {
+                self.overtaken.update(|left| left - 1);
+                if self.overtaken.get() == 0 {
+                    let conf = fs::read(self.host.paths.corosync("corosync.conf")).unwrap();
+                    self.come_up(&conf).unwrap();
+                }
+            }
             _ => {}
         }
         if self.break_at == Break::KilledAround(number, true) {
@@ -234,6 +250,10 @@ impl Machine for FakeMachine {
 
     fn messaging_runs(&self) -> bool {
         self.messaging
+    }
+
+    fn messaging_has_ended(&self) -> bool {
+        self.overtaken.get() > 0
     }
 
     fn own_address(&self, _: &Host) -> Outcome<IpAddr> {

@@ -1,9 +1,11 @@
 //! Failures and kills at each step, and what is left of them.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::machine::{Break, FakeMachine, KEYS};
 use super::{ADDRESS, CONF, facts, plan};
@@ -361,6 +363,52 @@ fn a_node_joins_again_in_the_place_of_its_old_entry() {
     let mut peer = FakePeer::new();
     run(&FakeMachine::new(), &mut peer, &mut again()).unwrap();
     assert!(!peer.requests[0].force);
+}
+
+#[test]
+fn a_node_that_a_change_of_the_cluster_overtakes_asks_again() {
+    let overtaken = |times: usize| {
+        let machine = FakeMachine::new();
+        machine.overtaken.set(times);
+        machine
+    };
+    let patient = || Plan {
+        timeout: Duration::from_secs(3),
+        ..plan()
+    };
+    let machine = overtaken(2);
+    let mut peer = FakePeer::new();
+    let version = Cell::new(5);
+    peer.admit = Box::new(move |_| {
+        let mut admitted = admitted(true);
+        let mut conf = ClusterConf::parse(&admitted.conf).unwrap();
+        version.set(version.get() + 1);
+        conf.set_version(version.get());
+        admitted.conf = conf.text();
+        Ok(admitted)
+    });
+    run(&machine, &mut peer, &mut patient()).unwrap();
+    let asked: Vec<_> = peer.requests.iter().map(|it| (it.force, it.id)).collect();
+    assert_eq!(asked, [(false, None), (true, Some(2)), (true, Some(2))]);
+    let started = fs::read(machine.host.paths.corosync("corosync.conf")).unwrap();
+    assert_eq!(ClusterConf::parse(&started).unwrap().version(), 8);
+    let calls = machine.calls.borrow();
+    let starts = calls
+        .iter()
+        .filter(|call| *call == "start corosync.service");
+    assert_eq!(starts.count(), 2);
+
+    // One that ends for another reason does not ask for ever.
+    let machine = overtaken(9);
+    let before = machine.tree();
+    let mut peer = FakePeer::new();
+    let failure = run(&machine, &mut peer, &mut patient()).unwrap_err();
+    let text = failure.to_string();
+    assert!(text.contains("no quorum within 3 seconds"), "{text}");
+    assert!(text.contains("This node is as it was before."), "{text}");
+    assert_eq!(peer.requests.len(), 3);
+    assert_eq!(peer.withdrawn, 1);
+    assert_eq!(machine.tree(), before);
 }
 
 #[test]

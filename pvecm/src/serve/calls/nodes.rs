@@ -1,9 +1,10 @@
 //! Nodes come and go.
 //!
-//! Invariant: a join token lets one node in; after that it can do nothing but take that node out
-//! again, as long as it has not come up.
+//! Invariant: a join token lets one node in; after that it can do nothing but enter that node anew or
+//! take it out again, as long as it has not come up.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,10 +15,13 @@ use super::super::auth::Caller;
 use super::super::params::Params;
 use super::super::token::{Claim, TokenRefused, Tokens};
 use crate::cli::Addnode;
-use crate::host::{Host, pve};
+use crate::host::{Host, clusterconf, pve, wait};
 use crate::info::Admitted;
 use crate::value::NodeName;
 use crate::verb::{API_VERSION, addnode};
+
+/// A node that has ended is seen as gone within this time.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 pub fn add(server: &Server, caller: &Caller, params: Params) -> Result<Value, ApiError> {
     let joiner = read(params)?;
@@ -94,16 +98,36 @@ fn read(mut params: Params) -> Result<Addnode, ApiError> {
 fn claim(host: &Host, caller: &Caller, joiner: &Addnode) -> Result<Option<Claim>, ApiError> {
     match caller {
         Caller::Joiner { id, secret } => {
-            if joiner.force && is_online(host, &joiner.node)? {
-                let text = "a join token may not replace a node that is up";
-                return Err(ApiError::new(403, text));
+            let tokens = Tokens::of(&host.paths);
+            if joiner.force {
+                await_farewell(host, &joiner.node)?;
+                // The one that the token has let in asks again, and was not taken out since.
+                let is_in = clusterconf::read(host)?
+                    .node(joiner.node.as_str())
+                    .is_some();
+                if is_in && tokens.joined(id, secret) == Ok(Some(joiner.node.clone())) {
+                    return Ok(None);
+                }
             }
-            let claim = Tokens::of(&host.paths).claim(id, secret);
+            let claim = tokens.claim(id, secret);
             claim.map(Some).map_err(refused)
         }
         Caller::User(user) if user == auth::ROOT => Ok(None),
         Caller::User(_) | Caller::Nobody => Err(ApiError::new(403, "only root may do this")),
     }
+}
+
+/// A node that has just gone may still count as up.
+fn await_farewell(host: &Host, node: &NodeName) -> Result<(), ApiError> {
+    let gone = wait::until(FAREWELL, || match is_online(host, node) {
+        Ok(true) => None,
+        other => Some(other),
+    });
+    if gone.transpose()?.is_none() {
+        let text = "a join token may not replace a node that is up";
+        return Err(ApiError::new(403, text));
+    }
+    Ok(())
 }
 
 fn note(claim: Claim, node: &NodeName, is_admitted: bool) {
