@@ -9,6 +9,10 @@
 //! wrong "none remains" publishes early: another node may see half of what is being written. So
 //! where a process closes that did not write, as each new process does with the copies that it
 //! got, any descriptor of the writer that may be the one counts as it.
+//!
+//! Limit: processes outside this one's PID namespace have no number here and are taken for one. Where
+//! the daemon runs in a container and files are written from outside of it, a new process there that
+//! closes a copy in the middle of another one's writing publishes what is there.
 
 use std::{
     collections::BTreeSet,
