@@ -117,6 +117,15 @@ pub fn measure_until(
     Ok(start.elapsed())
 }
 
+/// Rests between two operations of a load that is not to take all of the machine.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the rate of a load is a matter of time"
+)]
+pub fn rest(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Daemons and the kernel offer no event for most conditions that a test waits for (another
 /// node's view, a mount in another namespace), so there is nothing but to look again.
 #[expect(

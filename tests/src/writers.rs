@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::cluster::SYNC_DEADLINE;
 use crate::load::Writer;
-use crate::wait::eventually;
+use crate::wait::{self, eventually};
 
 /// Changes that have to be acknowledged before and after a disturbance.
 const SOME: usize = 10;
@@ -23,6 +23,8 @@ const REFUSAL: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Writers {
     writers: Vec<(usize, Writer)>,
+    /// Between two changes of a writer.
+    rest: Duration,
 }
 
 /// How far writers are.
@@ -40,6 +42,7 @@ impl Writers {
     pub fn new(nodes: impl IntoIterator<Item = (usize, PathBuf)>) -> Result<Self> {
         let mut all = Self {
             writers: Vec::new(),
+            rest: Duration::ZERO,
         };
         nodes
             .into_iter()
@@ -70,6 +73,14 @@ impl Writers {
         self
     }
 
+    /// Lets the writers rest between changes: at full speed they and the ring take the processors from
+    /// all that goes on beside them.
+    #[must_use]
+    pub fn with_rests(mut self, rest: Duration) -> Self {
+        self.rest = rest;
+        self
+    }
+
     /// What the writer of this node alone was told last can be lost.
     pub fn set_loses_last(&mut self, cut: Option<usize>) {
         for (id, writer) in &mut self.writers {
@@ -83,11 +94,12 @@ impl Writers {
     /// When too little is acknowledged before or after, or a node refuses changes for too long.
     pub fn during(&mut self, disturb: impl FnOnce(&Progress)) -> Result<()> {
         let progress = Progress::default();
+        let rest = self.rest;
         thread::scope(|scope| {
             let writers: Vec<_> = self
                 .writers
                 .iter_mut()
-                .map(|(_, writer)| scope.spawn(|| progress.write(writer)))
+                .map(|(_, writer)| scope.spawn(|| progress.write(writer, rest)))
                 .collect();
             // Also when it panics the writers have to end, or nobody would ever hear of it.
             let end = EndOnDrop(&progress);
@@ -124,12 +136,13 @@ fn directory(id: usize) -> String {
 }
 
 impl Progress {
-    fn write(&self, writer: &mut Writer) -> Result<()> {
+    fn write(&self, writer: &mut Writer, rest: Duration) -> Result<()> {
         let root = writer.dir().parent().map(Path::to_owned);
         let root = root.context("a writer without a tree")?;
         while !self.end.load(Ordering::Relaxed) {
             if writer.step().is_ok() {
                 self.acknowledged.fetch_add(1, Ordering::Relaxed);
+                wait::rest(rest);
                 continue;
             }
             let serves = || {

@@ -1,6 +1,7 @@
 //! What the tests of this folder share.
 
 use std::fs;
+use std::time::Duration;
 
 use tests::cluster::SYNC_DEADLINE;
 use tests::lab::{Requirement, available};
@@ -63,6 +64,9 @@ pub(crate) fn link_args(nodes: &PveLab, id: usize, links: usize) -> String {
     (0..links).map(link).collect::<Vec<_>>().join(" ")
 }
 
+/// Between two changes of a writer: what is tested is the command.
+const REST: Duration = Duration::from_millis(20);
+
 /// Joins a node by hand: it is entered on a member, and takes key and configuration from there.
 pub(crate) fn join(nodes: &PveLab, member: usize, new: usize, links: usize) {
     let args = link_args(nodes, new, links);
@@ -110,7 +114,8 @@ pub(crate) fn fails(nodes: &PveLab, id: usize, args: &str, code: i32) -> String 
 
 /// Writers on these nodes.
 pub(crate) fn writers(nodes: &PveLab, ids: &[usize]) -> Writers {
-    Writers::new(ids.iter().map(|id| (*id, nodes.path(*id, "")))).unwrap()
+    let writers = Writers::new(ids.iter().map(|id| (*id, nodes.path(*id, ""))));
+    writers.unwrap().with_rests(REST)
 }
 
 /// Waits for equal nodes, then checks that each of them has what was acknowledged.
