@@ -422,6 +422,9 @@ pub enum CertsAction {
 pub struct Keygen {
     /// File to write the key to; must not exist
     pub filename: PathBuf,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `mtunnel`.
@@ -452,6 +455,9 @@ pub struct Token {
     /// How the result is shown
     #[arg(long, value_enum, default_value_t, global = true)]
     pub output_format: Format,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What is done with tokens.
@@ -463,6 +469,9 @@ pub enum TokenAction {
     Revoke {
         /// Its short name, as 'list' shows it
         id: String,
+        /// Show what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
@@ -599,6 +608,9 @@ pub struct Nextid {
     /// Keep the number from others that ask for one, for two minutes at least
     #[arg(long)]
     pub reserve: bool,
+    /// Show what would be reserved, and do nothing
+    #[arg(long, requires = "reserve")]
+    pub dry_run: bool,
     /// How the result is shown
     #[arg(long, value_enum, default_value_t)]
     pub output_format: Format,

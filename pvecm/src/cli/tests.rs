@@ -1,3 +1,5 @@
+use clap::CommandFactory as _;
+
 use super::*;
 use crate::value::Link;
 
@@ -28,7 +30,6 @@ fn added(line: &str) -> Add {
 
 #[test]
 fn the_definition_is_sound() {
-    use clap::CommandFactory as _;
     Cli::command().debug_assert();
 }
 
@@ -171,7 +172,7 @@ fn help_needs_nothing() {
         "USAGE: pvecm <COMMAND> [ARGS] [OPTIONS]\n",
         "\n       pvecm addnode <node> [OPTIONS]\n       pvecm apiver \n",
         "\n       pvecm create <clustername> [OPTIONS]\n",
-        "\n       pvecm keygen <filename>\n       pvecm mtunnel [<extra-args>] [OPTIONS]\n",
+        "\n       pvecm keygen <filename> [OPTIONS]\n       pvecm mtunnel [<extra-args>] [OPTIONS]\n",
         "\n       pvecm updatecerts  [OPTIONS]\n",
         "\n       pvecm help [<extra-args>] [OPTIONS]\n",
     ] {
@@ -187,4 +188,41 @@ fn words_after_two_dashes_are_left_alone() {
     };
     assert!(tunnel.run_command);
     assert_eq!(tunnel.extra_args, ["cat", "--force", "-x"]);
+}
+
+/// Verbs that only look, and those that start what changes something as its own command.
+const READ_ONLY: [&str; 12] = [
+    "apiver",
+    "nodes",
+    "status",
+    "doctor",
+    "join-info",
+    "list",
+    "mtunnel",
+    "serve",
+    "help",
+    "certs",
+    "wait-quorum",
+    "leftovers",
+];
+
+#[test]
+fn each_verb_that_changes_something_can_only_say_so() {
+    fn look(command: &clap::Command, is_above: bool, missing: &mut Vec<String>) {
+        let name = command.get_name();
+        let has = command.get_arguments().any(|arg| arg.get_id() == "dry_run");
+        let is_group = command.is_subcommand_required_set();
+        let only_looks = READ_ONLY.contains(&name) || is_group || command.is_hide_set();
+        if !only_looks && !has && !is_above {
+            missing.push(name.to_owned());
+        }
+        for verb in command.get_subcommands() {
+            look(verb, is_group && (has || is_above), missing);
+        }
+    }
+    let mut missing = Vec::new();
+    for verb in Cli::command().get_subcommands() {
+        look(verb, false, &mut missing);
+    }
+    assert_eq!(missing, Vec::<String>::new());
 }

@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use super::change::show_plan;
 use super::show;
 use crate::cli::Keygen;
 use crate::failure::{Failure, Outcome};
@@ -18,6 +19,13 @@ pub const KEY_SIZE: usize = 256;
 /// # Errors
 /// When the file is there already, or can not be written.
 pub fn run(args: &Keygen) -> Outcome {
+    if args.dry_run {
+        if args.filename.symlink_metadata().is_ok() {
+            return Err(exists(&args.filename));
+        }
+        let key = args.filename.display();
+        return show_plan(&[format!("write a new key to '{key}'")]);
+    }
     show("Corosync Cluster Engine Authentication key generator.\n")?;
     show("Gathering 2048 bits for key from /dev/urandom.\n")?;
     write(&args.filename)?;
@@ -45,11 +53,13 @@ pub fn write(path: &Path) -> Outcome {
         .mode(KEY)
         .open(path);
     let mut file = open.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => {
-            Failure::refused(format!("key file '{}' already exists", path.display()))
-        }
+        io::ErrorKind::AlreadyExists => exists(path),
         _ => files::failed("make", path, &error),
     })?;
     let written = file.write_all(&key).and_then(|()| file.sync_all());
     written.map_err(|error| files::failed("write", path, &error))
+}
+
+fn exists(path: &Path) -> Failure {
+    Failure::refused(format!("key file '{}' already exists", path.display()))
 }

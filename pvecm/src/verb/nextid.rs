@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use super::change::show_plan;
 use super::show;
 use crate::cli::{Format, Nextid};
 use crate::datacenter::{Datacenter, NextId};
@@ -21,6 +22,14 @@ use crate::host::{Host, ask_for_release, files};
 /// # Errors
 /// When it is not free, none is free, or it can not be reserved.
 pub fn run(host: &Host, args: &Nextid) -> Outcome {
+    if args.dry_run {
+        pve::need_quorum(&host.paths)?;
+        let number = find(host, args.vmid)?;
+        if is_reserved(host, number) {
+            return Err(reserved(number));
+        }
+        return show_plan(&[format!("reserve {number}")]);
+    }
     let number = if args.reserve {
         reserve(host, args.vmid)?
     } else {
@@ -58,10 +67,7 @@ fn reserve(host: &Host, wanted: Option<u32>) -> Outcome<u32> {
         if take(host, number)? {
             return Ok(number);
         }
-        return Err(Failure::refused(format!(
-            "vmid: VM {number} is reserved by somebody who is about to make it; it is free again \
-             two minutes after that, if nothing comes of it"
-        )));
+        return Err(reserved(number));
     }
     let range = range(host)?;
     for number in candidates(&guests, range) {
@@ -89,6 +95,13 @@ fn check(guests: &BTreeMap<u32, Guest>, number: u32) -> Outcome {
 
 fn candidates(guests: &BTreeMap<u32, Guest>, range: NextId) -> impl Iterator<Item = u32> {
     (range.lower..range.upper).filter(|number| !guests.contains_key(number))
+}
+
+fn reserved(number: u32) -> Failure {
+    Failure::refused(format!(
+        "vmid: VM {number} is reserved by somebody who is about to make it; it is free again \
+         two minutes after that, if nothing comes of it"
+    ))
 }
 
 fn none_free(NextId { lower, upper }: NextId) -> Failure {

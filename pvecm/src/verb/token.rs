@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::change::show_plan;
 use super::show;
 use crate::cli::{Format, Token, TokenAction};
 use crate::failure::{Failure, Outcome};
@@ -21,7 +22,7 @@ pub fn run(host: &Host, args: &Token) -> Outcome {
     match &args.action {
         None => make(host, &tokens, args),
         Some(TokenAction::List) => list(host, &tokens, args.output_format),
-        Some(TokenAction::Revoke { id }) => revoke(host, &tokens, id),
+        Some(TokenAction::Revoke { id, dry_run }) => revoke(host, &tokens, id, *dry_run),
     }
 }
 
@@ -34,6 +35,12 @@ fn make(host: &Host, tokens: &Tokens, args: &Token) -> Outcome {
     }
     let address = host.address()?.to_string();
     let fingerprint = fingerprint(&host.paths, host.name.as_str())?;
+    if args.dry_run {
+        let minutes = args.minutes;
+        return show_plan(&[format!(
+            "make a token for one node and {minutes} minutes, that leads to '{address}'"
+        )]);
+    }
     let lifetime = Duration::from_secs(u64::from(args.minutes) * 60);
     let (id, secret) = tokens.create(&host.name, lifetime)?;
     let token = JoinToken {
@@ -82,10 +89,17 @@ fn list(host: &Host, tokens: &Tokens, format: Format) -> Outcome {
     show(&text)
 }
 
-fn revoke(host: &Host, tokens: &Tokens, id: &str) -> Outcome {
+fn revoke(host: &Host, tokens: &Tokens, id: &str, dry_run: bool) -> Outcome {
     pve::need_quorum(&host.paths)?;
     let unknown = || Failure::refused(format!("no token '{id}': 'pvecm token list' shows them"));
     let parsed = id.parse().map_err(|_| unknown())?;
+    if dry_run {
+        let is_listed = tokens.list()?.iter().any(|token| token.id == id);
+        return match is_listed {
+            true => show_plan(&[format!("make token {id} useless")]),
+            false => Err(unknown()),
+        };
+    }
     if tokens.revoke(&parsed)? {
         show(&format!("Token {id} is revoked.\n"))
     } else {
