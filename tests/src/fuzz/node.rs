@@ -343,22 +343,6 @@ impl Host for Machine {
         vec![address(self.0).ip()]
     }
 
-    fn name_of(&self, _: IpAddr) -> Option<String> {
-        None
-    }
-
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        name.parse().into_iter().collect()
-    }
-
-    fn user_id(&self, _: &str) -> Option<u32> {
-        None
-    }
-
-    fn group_id(&self, _: &str) -> Option<u32> {
-        None
-    }
-
     fn read_key(&self, _: &str) -> Result<Vec<u8>, String> {
         Err("there is no key".to_owned())
     }
