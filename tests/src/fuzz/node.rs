@@ -15,6 +15,7 @@ use corosync_lite::proto::node::{
 };
 use corosync_lite::service::ClientId;
 
+use super::clock::Timed;
 use super::input::{Fields, Shape, Step, join, steps};
 use super::seeds;
 use crate::wait::now;
@@ -298,26 +299,6 @@ impl Pair {
         }
     }
 
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        let mut at_once = 0;
-        while let Some(next) = self.next_timeout().filter(|next| *next <= end) {
-            at_once = if next > self.now { 0 } else { at_once + 1 };
-            assert!(at_once < 1000, "a timer is due again at once");
-            self.now = self.now.max(next);
-            let now = self.now;
-            for node in self.nodes.values_mut() {
-                node.handle_timeout(now);
-            }
-            self.settle();
-        }
-        self.now = end;
-    }
-
-    fn next_timeout(&self) -> Option<Instant> {
-        self.nodes.values().filter_map(Node::poll_timeout).min()
-    }
-
     fn assert_ring(&self, when: &str) {
         let rings: Vec<_> = self.nodes.values().map(Node::ring).collect();
         for (id, node) in &self.nodes {
@@ -328,6 +309,23 @@ impl Pair {
             );
         }
         assert_eq!(rings[0], rings[1], "{when}");
+    }
+}
+
+impl Timed for Pair {
+    fn now(&mut self) -> &mut Instant {
+        &mut self.now
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.nodes.values().filter_map(Node::poll_timeout).min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        for node in self.nodes.values_mut() {
+            node.handle_timeout(now);
+        }
+        self.settle();
     }
 }
 
