@@ -268,6 +268,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use crate::host::test_node::test_node;
+
     const CONF: &str = "totem {\n  cluster_name: lab\n  config_version: 3\n  interface {\n    \
                         linknumber: 0\n  }\n  interface {\n    linknumber: 1\n    \
                         knet_link_priority: 7\n  }\n}\nnodelist {\n  node {\n    name: n1\n    \
@@ -275,12 +277,7 @@ mod tests {
                         10.0.1.1\n  }\n}\n";
 
     fn host() -> (tempfile::TempDir, Host) {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host {
-            paths: Paths::below(directory.path()),
-            name: "n1".parse().unwrap(),
-        };
-        fs::create_dir_all(host.paths.node("n1", "")).unwrap();
+        let (directory, host) = test_node("n1", &["etc/pve/nodes/n1"]);
         fs::write(host.paths.cluster_conf(), CONF).unwrap();
         let members = r#"{"nodename":"n1","version":1,"cluster":{"name":"lab","version":3,"nodes":1,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.0.0.1"}}}"#;
         fs::write(host.paths.pve(".members"), members).unwrap();
