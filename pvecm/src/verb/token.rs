@@ -6,10 +6,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::show;
+use crate::cert::fingerprint;
 use crate::cli::{Format, Token, TokenAction};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, calendar, pve};
-use crate::info::fingerprint;
 use crate::serve::token::{JoinToken, Tokens};
 
 /// Makes, lists or revokes tokens.
@@ -33,7 +33,7 @@ fn make(host: &Host, tokens: &Tokens, args: &Token) -> Outcome {
         ));
     }
     let address = host.address()?.to_string();
-    let fingerprint = fingerprint(&host.paths, host.name.as_str())?;
+    let fingerprint = fingerprint(host, host.name.as_str())?;
     let lifetime = Duration::from_secs(u64::from(args.minutes) * 60);
     let (id, secret) = tokens.create(&host.name, lifetime)?;
     let token = JoinToken {
