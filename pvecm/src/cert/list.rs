@@ -1,6 +1,5 @@
 //! The certificates of a cluster, for people and programs.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use serde::Serialize;
 
 use super::{address_of, ca, fingerprint_of, x509};
 use crate::failure::Outcome;
-use crate::host::Host;
+use crate::host::{Host, pve};
 
 /// Files of a node that may hold one.
 const OF_NODE: [&str; 2] = ["pve-ssl.pem", "pveproxy-ssl.pem"];
@@ -79,14 +78,7 @@ pub fn list(host: &Host, now: Duration) -> Listed {
         each.collect()
     });
     all.add(file.clone(), found);
-    let mut nodes: Vec<String> = fs::read_dir(host.paths.pve("nodes"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    nodes.sort();
-    for node in nodes {
+    for node in pve::node_directories(&host.paths) {
         for file in OF_NODE {
             let path = host.paths.node(&node, file);
             let file = format!("nodes/{node}/{file}");

@@ -21,7 +21,7 @@ use super::{Facts, address_of};
 use crate::failure::{Failure, Outcome};
 use crate::host::changes::Changes;
 use crate::host::files::{self, PUBLIC, SECRET};
-use crate::host::{Host, Paths};
+use crate::host::{Host, Paths, pve};
 
 /// Size of its key.
 const KEY_BITS: u32 = 2048;
@@ -301,9 +301,8 @@ impl Serial {
         let mut last = BigNum::from_hex_str(text.trim())
             .or_else(|_| BigNum::new())
             .map_err(|error| x509::failed("a serial number", &error))?;
-        for directory in std::fs::read_dir(paths.pve("nodes")).into_iter().flatten() {
-            let path = directory.map(|it| it.path().join(FILES.1));
-            let found = path.ok().and_then(|path| x509::certificate(&path).ok());
+        for node in pve::node_directories(paths) {
+            let found = x509::certificate(&paths.node(&node, FILES.1)).ok();
             let number = found
                 .and_then(x509::Found::usable)
                 .filter(|it| is_of_a_cluster(it))
