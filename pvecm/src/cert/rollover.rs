@@ -74,6 +74,11 @@ impl State {
         self.bundle.iter().any(|it| x509::is_of(it, key))
     }
 
+    /// Certificates of the key that signs.
+    fn own(&self) -> impl Iterator<Item = &X509> {
+        self.bundle.iter().filter(|it| x509::is_of(it, &self.key))
+    }
+
     fn others(&self) -> impl Iterator<Item = &X509> {
         self.bundle.iter().filter(|it| !x509::is_of(it, &self.key))
     }
@@ -176,8 +181,7 @@ fn announce(changes: &mut Changes<'_>, state: &State, facts: &Facts) -> Outcome 
     };
     let made = ca::issue(&key, None, facts.now);
     let made = made.map_err(|error| x509::failed("the certificate authority", &error))?;
-    let own = state.bundle.iter().filter(|it| x509::is_of(it, &state.key));
-    write(changes, own.chain(state.others()).chain([&made]))
+    write(changes, state.own().chain(state.others()).chain([&made]))
 }
 
 fn switch(changes: &mut Changes<'_>, state: &State) -> Outcome {
@@ -206,8 +210,7 @@ fn complete(changes: &mut Changes<'_>, state: &State) -> Outcome {
         return Ok(());
     }
     if changes.due("put the certificate of the authority that signs first")? {
-        let own = state.bundle.iter().filter(|it| x509::is_of(it, &state.key));
-        write(changes, own.chain(state.others()))?;
+        write(changes, state.own().chain(state.others()))?;
         changes.absent(&next(&changes.host().paths))?;
     }
     Ok(())
@@ -223,8 +226,7 @@ fn finish(changes: &mut Changes<'_>, state: &State) -> Outcome {
         )));
     }
     if changes.due("end trust in the old authority of the cluster")? {
-        let own = state.bundle.iter().filter(|it| x509::is_of(it, &state.key));
-        write(changes, own)?;
+        write(changes, state.own())?;
         changes.absent(&next(&changes.host().paths))?;
     }
     Ok(())
