@@ -134,13 +134,13 @@ fn staying_down(
     there: &[NodeEntry],
 ) -> Outcome<Vec<String>> {
     let own = machine.own_id()?;
+    let (before, after) = (old.nodes(), first.nodes());
     let mut down = Vec::new();
     for node in there {
         let Some(id) = node.id.filter(|id| *id != own) else {
             continue;
         };
         let is_same = |(link, address): &(u8, String)| {
-            let (before, after) = (old.nodes(), first.nodes());
             let found = after.iter().find(|it| it.id == Some(id));
             let stays = found.is_some_and(|it| it.addresses.get(link) == Some(address));
             // Of this node too: its end of the link is what may move.
@@ -201,7 +201,7 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
                 links: &[*number],
                 address,
                 is_own: *node == host.name,
-                local: &local()?,
+                local: &addresses_here()?,
             };
             return moved(conf, &new);
         }
@@ -254,13 +254,14 @@ pub(super) fn moved(conf: &ClusterConf, new: &NewAddress<'_>) -> Outcome<Vec<Clu
     Ok(moves)
 }
 
-fn local() -> Outcome<Vec<IpAddr>> {
+/// Addresses of this node's interfaces.
+pub(super) fn addresses_here() -> Outcome<Vec<IpAddr>> {
     local_addresses().map_err(|error| Failure::failed(format!("no list of addresses: {error}")))
 }
 
 /// Reads `NODE=ADDRESS` for each node.
 fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMap<String, String>> {
-    let local = local()?;
+    let local = addresses_here()?;
     let mut addresses = BTreeMap::new();
     for text in given {
         let (node, address) = text.split_once('=').ok_or_else(|| {

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use super::addnode::{System, resolved};
 use super::change::{self, need_root, show_plan};
-use super::link::{follow, name_absent, not_taken};
+use super::link::{addresses_here, follow, name_absent, not_taken};
 use super::machine::{self, look_for, present};
 use super::show;
 use super::updatecerts::{self, UpdateOptions};
@@ -33,7 +33,7 @@ use crate::failure::{Failure, Outcome};
 use crate::host::lock::ClusterLock;
 use crate::host::services::{self, FILE_SYSTEM, Verb};
 use crate::host::stop::interrupted;
-use crate::host::{Host, clusterconf, files, local_addresses, pve, ring, wait};
+use crate::host::{Host, clusterconf, files, pve, ring, wait};
 
 /// The cluster file system is there again, and says what it should of this node, within this time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -105,7 +105,7 @@ impl Machine for ThisMachine {
     }
 
     fn addresses(&self) -> Outcome<Vec<IpAddr>> {
-        local_addresses().map_err(|error| Failure::failed(format!("no list of addresses: {error}")))
+        addresses_here()
     }
 
     fn resolve(&self, name: &str) -> Vec<IpAddr> {
