@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use corosync_lite::config::{Document, Section};
 use serde_json::{Map, Value, json};
 
+use crate::cert::fingerprint;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, Paths, files, pve, resolve};
 use crate::value::{Fingerprint, LINK_MAX, is_address};
@@ -141,7 +142,7 @@ pub fn join_info(host: &Host, conf: &ConfView, preferred: &str) -> Outcome<Value
         if let Some(address) = told.or_else(|| address_of(name)) {
             node.insert("pve_addr".to_owned(), address.to_string().into());
         }
-        match fingerprint(&host.paths, name) {
+        match fingerprint(host, name) {
             Ok(found) => {
                 node.insert("pve_fp".to_owned(), found.to_string().into());
             }
@@ -226,34 +227,6 @@ impl std::str::FromStr for JoinInfo {
     }
 }
 
-/// Fingerprint of the certificate that a node's API shows.
-///
-/// # Errors
-/// When it has none, or none that can be read.
-pub fn fingerprint(paths: &Paths, node: &str) -> Outcome<Fingerprint> {
-    let own = paths.node(node, "pveproxy-ssl.pem");
-    let path = if own.exists() {
-        own
-    } else {
-        paths.node(node, "pve-ssl.pem")
-    };
-    let pem = files::read(&path)?.ok_or_else(|| {
-        Failure::failed(format!(
-            "node '{node}' has no certificate '{}': run 'pvecm updatecerts' there",
-            path.display()
-        ))
-    })?;
-    let certificate = openssl::x509::X509::from_pem(&pem);
-    let digest = certificate.and_then(|found| found.digest(openssl::hash::MessageDigest::sha256()));
-    let digest = digest.map_err(|error| {
-        Failure::failed(format!("'{}' is no certificate: {error}", path.display()))
-    })?;
-    let hash = <[u8; 32]>::try_from(&*digest);
-    Ok(Fingerprint::new(hash.map_err(|_| {
-        Failure::failed("a SHA-256 that is not 32 bytes long")
-    })?))
-}
-
 /// Address of a node that has not told the cluster file system where it is.
 fn address_of(name: &str) -> Option<IpAddr> {
     let found = resolve(name).ok()?;
@@ -268,6 +241,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use crate::host::test_node::test_node;
+
     const CONF: &str = "totem {\n  cluster_name: lab\n  config_version: 3\n  interface {\n    \
                         linknumber: 0\n  }\n  interface {\n    linknumber: 1\n    \
                         knet_link_priority: 7\n  }\n}\nnodelist {\n  node {\n    name: n1\n    \
@@ -275,12 +250,7 @@ mod tests {
                         10.0.1.1\n  }\n}\n";
 
     fn host() -> (tempfile::TempDir, Host) {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host {
-            paths: Paths::below(directory.path()),
-            name: "n1".parse().unwrap(),
-        };
-        fs::create_dir_all(host.paths.node("n1", "")).unwrap();
+        let (directory, host) = test_node("n1", &["etc/pve/nodes/n1"]);
         fs::write(host.paths.cluster_conf(), CONF).unwrap();
         let members = r#"{"nodename":"n1","version":1,"cluster":{"name":"lab","version":3,"nodes":1,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.0.0.1"}}}"#;
         fs::write(host.paths.pve(".members"), members).unwrap();
@@ -307,7 +277,7 @@ mod tests {
         let certificate = certificate();
         let path = host.paths.node("n1", "pve-ssl.pem");
         fs::write(path, certificate.to_pem().unwrap()).unwrap();
-        let shown = fingerprint(&host.paths, "n1").unwrap();
+        let shown = fingerprint(&host, "n1").unwrap();
         let conf = ConfView::read(&host.paths).unwrap().unwrap();
         let info = join_info(&host, &conf, "n1").unwrap();
         assert_eq!(info["preferred_node"], "n1");

@@ -35,19 +35,29 @@ impl IpVersion {
 }
 
 /// The machine, as far as reading a configuration goes. Reading itself does no I/O.
+///
+/// One that says nothing else has no name service and no users: addresses stand for themselves.
 pub trait Host {
     /// Its name, as `uname` has it.
     fn name(&self) -> String;
     /// Addresses of its interfaces.
     fn addresses(&self) -> Vec<IpAddr>;
     /// Name of an address, if the resolver knows one.
-    fn name_of(&self, address: IpAddr) -> Option<String>;
+    fn name_of(&self, _address: IpAddr) -> Option<String> {
+        None
+    }
     /// All addresses of a name; an address stands for itself.
-    fn resolve(&self, name: &str) -> Vec<IpAddr>;
+    fn resolve(&self, name: &str) -> Vec<IpAddr> {
+        name.parse().into_iter().collect()
+    }
     /// Number of a user.
-    fn user_id(&self, name: &str) -> Option<u32>;
+    fn user_id(&self, _name: &str) -> Option<u32> {
+        None
+    }
     /// Number of a group.
-    fn group_id(&self, name: &str) -> Option<u32>;
+    fn group_id(&self, _name: &str) -> Option<u32> {
+        None
+    }
     /// First bytes, 4096 at most, of a key file.
     ///
     /// # Errors

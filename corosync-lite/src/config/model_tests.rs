@@ -168,12 +168,6 @@ fn a_host_is_found_as_the_original_finds_it() {
             let invented = "10.99.0.1".parse();
             known.parse().or(invented).into_iter().collect()
         }
-        fn user_id(&self, _: &str) -> Option<u32> {
-            None
-        }
-        fn group_id(&self, _: &str) -> Option<u32> {
-            None
-        }
         fn read_key(&self, _: &str) -> Result<Vec<u8>, String> {
             Err(String::new())
         }

@@ -260,21 +260,9 @@ impl Host for AsBefore<'_> {
         self.own_addresses().chain(bound).collect()
     }
 
-    fn name_of(&self, _address: IpAddr) -> Option<String> {
-        None
-    }
-
     fn resolve(&self, name: &str) -> Vec<IpAddr> {
         let known = self.names.get(name).copied();
         known.or_else(|| name.parse().ok()).into_iter().collect()
-    }
-
-    fn user_id(&self, _name: &str) -> Option<u32> {
-        None
-    }
-
-    fn group_id(&self, _name: &str) -> Option<u32> {
-        None
     }
 
     fn read_key(&self, path: &str) -> Result<Vec<u8>, String> {

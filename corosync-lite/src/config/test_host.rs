@@ -17,10 +17,6 @@ impl Host for TestHost {
             .to_vec()
     }
 
-    fn name_of(&self, _address: IpAddr) -> Option<String> {
-        None
-    }
-
     fn resolve(&self, name: &str) -> Vec<IpAddr> {
         let known = if name == "host-two" {
             "10.77.0.2"

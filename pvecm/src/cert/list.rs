@@ -1,19 +1,14 @@
 //! The certificates of a cluster, for people and programs.
 
-use std::fs;
-use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
 use openssl::x509::{X509NameRef, X509Ref};
 use serde::Serialize;
 
-use super::{ca, x509};
+use super::{address_of, ca, fingerprint_of, x509};
 use crate::failure::Outcome;
-use crate::host::Host;
-use crate::value::Fingerprint;
+use crate::host::{Host, pve};
 
 /// Files of a node that may hold one.
 const OF_NODE: [&str; 2] = ["pve-ssl.pem", "pveproxy-ssl.pem"];
@@ -83,14 +78,7 @@ pub fn list(host: &Host, now: Duration) -> Listed {
         each.collect()
     });
     all.add(file.clone(), found);
-    let mut nodes: Vec<String> = fs::read_dir(host.paths.pve("nodes"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    nodes.sort();
-    for node in nodes {
+    for node in pve::node_directories(&host.paths) {
         for file in OF_NODE {
             let path = host.paths.node(&node, file);
             let file = format!("nodes/{node}/{file}");
@@ -112,15 +100,11 @@ fn shown(
     now: Duration,
     path: &Path,
 ) -> Outcome<Shown> {
-    let fingerprint = || -> Result<String, ErrorStack> {
-        let hash = certificate.digest(MessageDigest::sha256())?;
-        let hash = <[u8; 32]>::try_from(&*hash).unwrap_or_default();
-        Ok(Fingerprint::new(hash).to_string())
-    };
+    let fingerprint = fingerprint_of(certificate).map_err(|error| x509::unusable(path, error))?;
     let alternatives = certificate.subject_alt_names();
     let names = alternatives.iter().flatten().filter_map(|name| {
         let dns = name.dnsname().map(str::to_owned);
-        dns.or_else(|| Some(address(name.ipaddress()?)?.to_string()))
+        dns.or_else(|| Some(address_of(name)?.to_string()))
     });
     Ok(Shown {
         file,
@@ -130,7 +114,7 @@ fn shown(
         names: names.collect(),
         ends: certificate.not_after().to_string(),
         days: x509::days_left(certificate, now),
-        fingerprint: fingerprint().map_err(|error| x509::unusable(path, error))?,
+        fingerprint: fingerprint.to_string(),
     })
 }
 
@@ -141,10 +125,4 @@ fn words(name: &X509NameRef) -> String {
         format!("{kind}={value}")
     };
     name.entries().map(entry).collect::<Vec<_>>().join(", ")
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-        .ok()
 }

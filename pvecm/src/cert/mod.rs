@@ -24,8 +24,9 @@ mod x509;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use openssl::hash::MessageDigest;
-use openssl::x509::X509;
+use openssl::error::ErrorStack;
+use openssl::sha::sha256;
+use openssl::x509::{GeneralNameRef, X509, X509Ref};
 
 use crate::failure::{Failure, Outcome};
 use crate::host::changes::Changes;
@@ -63,28 +64,42 @@ pub fn update(changes: &mut Changes<'_>, facts: &Facts, force: bool) -> Outcome<
     node::ensure(changes, facts, &authority, force)
 }
 
-/// SHA-256 of the certificate that a node shows to browsers and joining nodes: its own one of
+/// Fingerprint of the certificate that a node shows to browsers and joining nodes: its own one of
 /// `pveproxy-ssl.pem`, else the cluster's.
 ///
 /// # Errors
-/// When there is neither, or it can not be read.
+/// When it has none, or none that can be read.
 pub fn fingerprint(host: &Host, node: &str) -> Outcome<Fingerprint> {
-    let (own, made) = (
-        host.paths.node(node, "pveproxy-ssl.pem"),
-        host.paths.node(node, "pve-ssl.pem"),
-    );
-    for path in [&own, &made] {
-        if let Some(text) = files::read(path)? {
-            let hash = X509::from_pem(&text).and_then(|it| it.digest(MessageDigest::sha256()));
-            let hash = hash.map_err(|error| x509::unusable(path, error))?;
-            let hash = <[u8; 32]>::try_from(&*hash);
-            return hash
-                .map(Fingerprint::new)
-                .map_err(|error| x509::unusable(path, error));
-        }
-    }
-    Err(Failure::failed(format!(
-        "node '{node}' has no certificate: '{}' is not there; run 'pvecm updatecerts' on '{node}'",
-        made.display()
-    )))
+    let own = host.paths.node(node, "pveproxy-ssl.pem");
+    let path = if own.exists() {
+        own
+    } else {
+        host.paths.node(node, "pve-ssl.pem")
+    };
+    let pem = files::read(&path)?.ok_or_else(|| {
+        Failure::failed(format!(
+            "node '{node}' has no certificate '{}': run 'pvecm updatecerts' there",
+            path.display()
+        ))
+    })?;
+    let found = X509::from_pem(&pem).and_then(|it| fingerprint_of(&it));
+    found.map_err(|error| {
+        Failure::failed(format!("'{}' is no certificate: {error}", path.display()))
+    })
+}
+
+/// Fingerprint of a certificate.
+///
+/// # Errors
+/// What OpenSSL says.
+pub fn fingerprint_of(certificate: &X509Ref) -> Result<Fingerprint, ErrorStack> {
+    Ok(Fingerprint::new(sha256(&certificate.to_der()?)))
+}
+
+/// The address among the names of a certificate.
+pub(crate) fn address_of(name: &GeneralNameRef) -> Option<IpAddr> {
+    let bytes = name.ipaddress()?;
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }

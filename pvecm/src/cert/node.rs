@@ -15,13 +15,13 @@ use openssl::pkey::{PKey, PKeyRef, Private};
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509Name, X509NameBuilder, X509Ref, X509VerifyResult};
 
-use super::Facts;
 use super::ca::{Authority, elsewhere};
 use super::x509::{self, Wanted};
+use super::{Facts, address_of};
 use crate::failure::{Failure, Outcome};
 use crate::host::changes::Changes;
 use crate::host::files::{self, PUBLIC, SECRET};
-use crate::host::{Host, Paths};
+use crate::host::{Host, Paths, pve};
 
 /// Size of its key.
 const KEY_BITS: u32 = 2048;
@@ -245,13 +245,9 @@ impl Names {
         let names = found.subject_alt_names();
         let names: Vec<_> = names.iter().flatten().collect();
         let dns: BTreeSet<&str> = names.iter().filter_map(|name| name.dnsname()).collect();
-        let ip: BTreeSet<&[u8]> = names.iter().filter_map(|name| name.ipaddress()).collect();
-        let octets = match self.address {
-            IpAddr::V4(address) => address.octets().to_vec(),
-            IpAddr::V6(address) => address.octets().to_vec(),
-        };
+        let ip: BTreeSet<IpAddr> = names.iter().filter_map(|name| address_of(name)).collect();
         let mut missing = Vec::new();
-        if !ip.contains(&*octets) {
+        if !ip.contains(&self.address) {
             missing.push(self.address.to_string());
         }
         let lacked = self.dns().into_iter().filter(|name| !dns.contains(name));
@@ -305,9 +301,8 @@ impl Serial {
         let mut last = BigNum::from_hex_str(text.trim())
             .or_else(|_| BigNum::new())
             .map_err(|error| x509::failed("a serial number", &error))?;
-        for directory in std::fs::read_dir(paths.pve("nodes")).into_iter().flatten() {
-            let path = directory.map(|it| it.path().join(FILES.1));
-            let found = path.ok().and_then(|path| x509::certificate(&path).ok());
+        for node in pve::node_directories(paths) {
+            let found = x509::certificate(&paths.node(&node, FILES.1)).ok();
             let number = found
                 .and_then(x509::Found::usable)
                 .filter(|it| is_of_a_cluster(it))

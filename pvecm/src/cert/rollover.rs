@@ -12,8 +12,6 @@
 //! Invariants: a key is in its file before its certificate is; the certificate of the key that signs
 //! is in the file at every moment, so a command that was killed at any point is just run again.
 
-use std::fs;
-
 use openssl::pkey::{PKey, Private};
 use openssl::x509::{X509, X509Ref};
 
@@ -22,7 +20,7 @@ use super::{Facts, ca};
 use crate::failure::{Failure, Outcome};
 use crate::host::changes::Changes;
 use crate::host::files::{PUBLIC, SECRET};
-use crate::host::{Host, Paths};
+use crate::host::{Host, Paths, pve};
 
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -74,6 +72,11 @@ impl State {
 
     fn has(&self, key: &PKey<Private>) -> bool {
         self.bundle.iter().any(|it| x509::is_of(it, key))
+    }
+
+    /// Certificates of the key that signs.
+    fn own(&self) -> impl Iterator<Item = &X509> {
+        self.bundle.iter().filter(|it| x509::is_of(it, &self.key))
     }
 
     fn others(&self) -> impl Iterator<Item = &X509> {
@@ -178,8 +181,7 @@ fn announce(changes: &mut Changes<'_>, state: &State, facts: &Facts) -> Outcome 
     };
     let made = ca::issue(&key, None, facts.now);
     let made = made.map_err(|error| x509::failed("the certificate authority", &error))?;
-    let own = state.bundle.iter().filter(|it| x509::is_of(it, &state.key));
-    write(changes, own.chain(state.others()).chain([&made]))
+    write(changes, state.own().chain(state.others()).chain([&made]))
 }
 
 fn switch(changes: &mut Changes<'_>, state: &State) -> Outcome {
@@ -208,8 +210,7 @@ fn complete(changes: &mut Changes<'_>, state: &State) -> Outcome {
         return Ok(());
     }
     if changes.due("put the certificate of the authority that signs first")? {
-        let own = state.bundle.iter().filter(|it| x509::is_of(it, &state.key));
-        write(changes, own.chain(state.others()))?;
+        write(changes, state.own().chain(state.others()))?;
         changes.absent(&next(&changes.host().paths))?;
     }
     Ok(())
@@ -225,8 +226,7 @@ fn finish(changes: &mut Changes<'_>, state: &State) -> Outcome {
         )));
     }
     if changes.due("end trust in the old authority of the cluster")? {
-        let own = state.bundle.iter().filter(|it| x509::is_of(it, &state.key));
-        write(changes, own)?;
+        write(changes, state.own())?;
         changes.absent(&next(&changes.host().paths))?;
     }
     Ok(())
@@ -235,19 +235,14 @@ fn finish(changes: &mut Changes<'_>, state: &State) -> Outcome {
 /// Nodes whose certificate is from another authority like ours.
 fn behind(host: &Host, key: &PKey<Private>) -> Outcome<Vec<String>> {
     let mut behind = Vec::new();
-    for entry in fs::read_dir(host.paths.pve("nodes"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let found = x509::certificate(&entry.path().join("pve-ssl.pem"))?.usable();
+    for node in pve::node_directories(&host.paths) {
+        let found = x509::certificate(&host.paths.node(&node, "pve-ssl.pem"))?.usable();
         let is_behind =
             |it: &X509Ref| super::node::is_of_a_cluster(it) && !it.verify(key).unwrap_or(false);
         if found.is_some_and(|it| is_behind(&it)) {
-            behind.push(entry.file_name().to_string_lossy().into_owned());
+            behind.push(node);
         }
     }
-    behind.sort();
     Ok(behind)
 }
 

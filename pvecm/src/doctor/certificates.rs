@@ -1,17 +1,15 @@
 //! Reads certificates.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
 use openssl::x509::X509;
 
 use super::facts::{Certificate, CertificateContent};
+use crate::cert::{address_of, fingerprint_of};
 use crate::host::files;
-use crate::value::Fingerprint;
 
 /// Reads the certificate at `path`, if there is one. One of `authorities` must have signed it, if there
 /// are any.
@@ -51,13 +49,6 @@ pub(super) fn authorities(path: &Path) -> Vec<X509> {
     X509::stack_from_pem(&text).unwrap_or_default()
 }
 
-/// SHA-256 of a certificate.
-pub(super) fn fingerprint(certificate: &X509) -> Result<String, ErrorStack> {
-    let digest = certificate.digest(MessageDigest::sha256())?;
-    let hash = <[u8; 32]>::try_from(&*digest).unwrap_or_default();
-    Ok(Fingerprint::new(hash).to_string())
-}
-
 fn is_by(certificate: &X509, authority: &X509) -> bool {
     let key = authority.public_key();
     key.is_ok_and(|key| certificate.verify(&key).unwrap_or(false))
@@ -68,13 +59,13 @@ fn content(certificate: &X509, now: Duration) -> Result<CertificateContent, Erro
     let alternatives = certificate.subject_alt_names();
     let alternatives = || alternatives.iter().flatten();
     let names = alternatives().filter_map(|name| name.dnsname());
-    let addresses = alternatives().filter_map(|name| address(name.ipaddress()?));
+    let addresses = alternatives().filter_map(address_of);
     Ok(CertificateContent {
         starts_in: until(&now, certificate.not_before())?,
         ends_in: until(&now, certificate.not_after())?,
         names: names.map(str::to_owned).collect(),
         addresses: addresses.collect(),
-        fingerprint: fingerprint(certificate)?,
+        fingerprint: fingerprint_of(certificate)?.to_string(),
     })
 }
 
@@ -82,10 +73,4 @@ fn content(certificate: &X509, now: Duration) -> Result<CertificateContent, Erro
 fn until(from: &Asn1TimeRef, to: &Asn1TimeRef) -> Result<i64, ErrorStack> {
     let apart = from.diff(to)?;
     Ok(i64::from(apart.days) * 86_400 + i64::from(apart.secs))
-}
-
-fn address(bytes: &[u8]) -> Option<IpAddr> {
-    let v4 = <[u8; 4]>::try_from(bytes).map(|it| Ipv4Addr::from(it).into());
-    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(|it| Ipv6Addr::from(it).into()))
-        .ok()
 }

@@ -145,9 +145,8 @@ fn cluster_files(paths: &Paths) -> ClusterFiles {
 /// Directories of nodes, with the guests in them.
 fn directories(paths: &Paths) -> BTreeMap<String, Vec<u32>> {
     let guests = pve::guests(paths).unwrap_or_default();
-    let entries = fs::read_dir(paths.pve("nodes")).into_iter().flatten();
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names
+    pve::node_directories(paths)
+        .into_iter()
         .map(|name| {
             let of_node = guests.iter().filter(|(_, guest)| guest.node == name);
             let ids = of_node.map(|(id, _)| *id).collect();

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
 
-use super::certificates::fingerprint;
 use super::facts::Seen;
+use crate::cert::fingerprint_of;
 use crate::host::calendar;
 
 /// Where the service listens.
@@ -61,7 +61,7 @@ fn look_at(at: SocketAddr) -> Result<Seen, String> {
     let mut stream = connected.map_err(|error| failed(&error))?;
     let shown = stream.ssl().peer_certificate();
     let shown = shown.ok_or_else(|| failed(&"it shows no certificate"))?;
-    let fingerprint = fingerprint(&shown).map_err(|error| failed(&error))?;
+    let fingerprint = fingerprint_of(&shown).map_err(|error| failed(&error))?;
     let request = format!("GET / HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
     let sent = calendar();
     stream
@@ -79,7 +79,10 @@ fn look_at(at: SocketAddr) -> Result<Seen, String> {
     let between = (sent.as_secs_f64() + calendar().as_secs_f64()) / 2.0;
     // The time is told in whole seconds, so on average it is half a second old.
     let ahead = told.map(|told| told.as_secs_f64() + 0.5 - between);
-    Ok(Seen { ahead, fingerprint })
+    Ok(Seen {
+        ahead,
+        fingerprint: fingerprint.to_string(),
+    })
 }
 
 /// What the head of an answer says of the time.

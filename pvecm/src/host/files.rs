@@ -2,6 +2,7 @@
 //!
 //! Invariant: a file that is there has either its old or its new content, also after a crash.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
@@ -91,6 +92,18 @@ fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".tmp.{}", std::process::id()));
     name.into()
+}
+
+/// Names of what is in a directory.
+///
+/// # Errors
+/// Names the directory.
+pub fn names(directory: &Path) -> Outcome<Vec<OsString>> {
+    let listed = fs::read_dir(directory).and_then(|listed| {
+        let names = listed.map(|entry| entry.map(|entry| entry.file_name()));
+        names.collect::<io::Result<Vec<OsString>>>()
+    });
+    listed.map_err(|error| failed("list", directory, &error))
 }
 
 fn write_new(path: &Path, content: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {

@@ -26,6 +26,8 @@ pub mod pve;
 pub mod ring;
 pub mod services;
 pub mod stop;
+#[cfg(test)]
+pub(crate) mod test_node;
 pub mod wait;
 
 use std::io;

@@ -122,6 +122,18 @@ pub struct Guest {
     pub kind: String,
 }
 
+/// Names of the directories of nodes, in order; none while they can not be listed.
+#[must_use]
+pub fn node_directories(paths: &Paths) -> Vec<String> {
+    let names = files::names(&paths.pve("nodes")).unwrap_or_default();
+    let mut names: Vec<String> = names
+        .into_iter()
+        .filter_map(|name| name.into_string().ok())
+        .collect();
+    names.sort();
+    names
+}
+
 /// All guests by number, as `.vmlist` has them.
 ///
 /// # Errors

@@ -2,12 +2,18 @@
 
 use super::Paths;
 use super::command::{Program, program};
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 
 /// The messaging daemon: Corosync's name, which corosync-lite's unit has as well.
 pub const MESSAGING: &str = "corosync.service";
 /// The cluster file system.
 pub const FILE_SYSTEM: &str = "pve-cluster.service";
+/// What shows the node's certificate, and knows its name.
+const API: [&str; 3] = [
+    "pvedaemon.service",
+    "pveproxy.service",
+    "pvecm-serve.service",
+];
 
 /// What is done to services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +73,19 @@ pub fn has_ended(unit: &str) -> bool {
     // The code says the same of a service that is about to run.
     let state = systemctl("show", &["--property=ActiveState", unit]).output();
     state.is_ok_and(|state| matches!(state.trim(), "ActiveState=inactive" | "ActiveState=failed"))
+}
+
+/// Has the services that show the node's certificate and know its name look at both again, through
+/// `control`. Returns what went wrong; not every node has them all.
+pub fn reload_api(control: &dyn Fn(&str, &[&str]) -> Outcome) -> Vec<Failure> {
+    let reload = |unit: &&str| {
+        // One of them may be what this command was started by, and is not to wait for its end.
+        let failure = control("try-reload-or-restart", &["--no-block", unit]).err()?;
+        let text = failure.to_string();
+        let is_there = !text.contains("not found") && !text.contains("not loaded");
+        is_there.then_some(failure)
+    };
+    API.iter().filter_map(reload).collect()
 }
 
 /// Words before a command line that let it go on when the service or the session ends that starts it:

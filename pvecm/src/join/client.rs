@@ -16,7 +16,6 @@ use hyper::body::Bytes;
 use hyper::ext::ReasonPhrase;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use openssl::hash::MessageDigest;
 use openssl::ssl::{SslConnector, SslMethod, SslRef, SslVerifyMode, SslVersion};
 use openssl::x509::X509VerifyResult;
 use serde_json::Value;
@@ -24,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
 use super::secret::Secret;
+use crate::cert::fingerprint_of;
 use crate::failure::Failure;
 use crate::value::Fingerprint;
 
@@ -280,10 +280,9 @@ async fn connect(
 
 /// Whether the other end has the right certificate.
 fn check(ssl: &SslRef, trust: Trust) -> Result<(), CallError> {
-    let found = ssl.peer_certificate().and_then(|certificate| {
-        let digest = certificate.digest(MessageDigest::sha256()).ok()?;
-        Some(Fingerprint::new(digest.as_ref().try_into().ok()?))
-    });
+    let found = ssl
+        .peer_certificate()
+        .and_then(|certificate| fingerprint_of(&certificate).ok());
     let found = found.ok_or_else(|| CallError::Broken("no certificate".to_owned()))?;
     let is_right = match trust {
         Trust::Pinned(wanted) => wanted == found,

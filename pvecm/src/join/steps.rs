@@ -17,7 +17,7 @@ use super::peer::{Facts, NotAdmitted, Peer};
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome, code};
 use crate::host::files::{KEY, PUBLIC, failed};
-use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
+use crate::host::services::{self, FILE_SYSTEM, MESSAGING, Verb};
 use crate::host::stop::interrupted;
 use crate::host::wait::until;
 use crate::host::{Host, calendar, clusterconf};
@@ -26,12 +26,6 @@ use crate::transaction::{self, Transaction};
 
 /// Sizes that the messaging daemon takes as a key.
 const KEY_SIZES: std::ops::RangeInclusive<usize> = 128..=4096;
-/// Services that show the node's certificate.
-const API_SERVICES: [&str; 3] = [
-    "pvedaemon.service",
-    "pveproxy.service",
-    "pvecm-serve.service",
-];
 /// How long a member may take to see that this node is gone.
 const GONE_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the running cluster may take to see a changed configuration.
@@ -458,14 +452,7 @@ pub fn finish(host: &Host, machine: &dyn Machine) {
         "successfully added node '{}' to cluster.",
         host.name
     ));
-    for unit in API_SERVICES {
-        // One of them may be what this command was started by, and is not to wait for its end.
-        if let Err(failure) = machine.control("try-reload-or-restart", &["--no-block", unit]) {
-            let text = failure.to_string();
-            // Not every node has them all.
-            if !text.contains("not found") && !text.contains("not loaded") {
-                machine.say(&format!("warning: {text}"));
-            }
-        }
+    for failure in services::reload_api(&|verb, units| machine.control(verb, units)) {
+        machine.say(&format!("warning: {failure}"));
     }
 }

@@ -308,16 +308,12 @@ mod tests {
 
     use std::time::Duration;
 
+    use crate::host::test_node::test_node;
     use crate::host::wait::until;
     use proptest::prelude::*;
 
     fn host() -> (tempfile::TempDir, Host) {
-        let directory = tempfile::tempdir().unwrap();
-        let host = Host {
-            paths: Paths::below(directory.path()),
-            name: "n1".parse().unwrap(),
-        };
-        (directory, host)
+        test_node("n1", &[])
     }
 
     fn run(host: &Host, script: &str, input: &str) -> (Upid, Value) {

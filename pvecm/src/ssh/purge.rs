@@ -4,7 +4,6 @@
 //! their keys are known by the comment `root@NODE`. Keys that a remaining node has as well stay.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
 
 use super::hosts::{self, names_of, pinned, shared};
@@ -118,10 +117,7 @@ fn keys_of(host: &Host, node: &str) -> Outcome<BTreeSet<Key>> {
 /// Keys of the root and of the SSH server of all other nodes, this one included.
 fn keys_of_others(host: &Host, node: &str) -> Outcome<(BTreeSet<Key>, BTreeSet<Key>)> {
     let (mut roots, mut servers) = (BTreeSet::new(), BTreeSet::new());
-    let found = fs::read_dir(host.paths.pve("nodes"));
-    for other in found.into_iter().flatten().flatten() {
-        let other = other.file_name();
-        let other = other.to_string_lossy();
+    for other in pve::node_directories(&host.paths) {
         if other != node {
             roots.extend(keys_of(host, &other)?);
             servers.extend(pinned(host, &other)?);

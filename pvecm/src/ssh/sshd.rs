@@ -197,20 +197,18 @@ fn setting(line: &[u8]) -> (String, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::test_node::test_node;
 
     fn after(text: &str) -> Option<String> {
         permitted(text.as_bytes()).map(|text| String::from_utf8(text).unwrap())
     }
 
     fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
-        let directory = tempfile::tempdir().unwrap();
-        let paths = crate::host::Paths::below(directory.path());
-        fs::create_dir_all(paths.at("etc/ssh/sshd_config.d")).unwrap();
+        let (directory, host) = test_node("n1", &["etc/ssh/sshd_config.d"]);
         for (name, text) in files {
-            fs::write(paths.at("etc/ssh").join(name), text).unwrap();
+            fs::write(host.paths.at("etc/ssh").join(name), text).unwrap();
         }
-        let name = "n1".parse().unwrap();
-        (directory, Host { paths, name })
+        (directory, host)
     }
 
     /// Value in force, and the file that it is in.

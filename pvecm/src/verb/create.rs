@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use corosync_lite::config::IpVersion;
 
 use super::change::{self, need_root, show_plan, undone_on_failure};
+use super::link::addresses_here;
 use super::machine::{Machine, ThisMachine, wait_for_writable};
 use super::{show, updatecerts};
 use crate::cli::Create;
@@ -15,7 +16,7 @@ use crate::failure::{Failure, Outcome};
 use crate::host::files::{KEY, PUBLIC, failed};
 use crate::host::pve;
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
-use crate::host::{Host, clusterconf, local_addresses, resolve, ring};
+use crate::host::{Host, clusterconf, resolve, ring};
 use crate::transaction::Transaction;
 use crate::value::Link;
 
@@ -71,9 +72,7 @@ fn check(host: &Host, args: &Create) -> Outcome<String> {
             },
         );
     }
-    let local = local_addresses();
-    let local = local.map_err(|error| Failure::failed(format!("no list of addresses: {error}")))?;
-    let links = own_links(links, &local)?;
+    let links = own_links(links, &addresses_here()?)?;
     if !args.allow_storage_network {
         let at = links.values().filter_map(|link| link.address.parse().ok());
         doctor::refuse_storage_network(host, &at.collect::<Vec<_>>())?;

@@ -298,27 +298,17 @@ fn plain_files(directory: &Path) -> Outcome<Vec<PathBuf>> {
     if !directory.exists() {
         return Ok(Vec::new());
     }
-    let listed = fs::read_dir(directory).map_err(|error| failed("list", directory, &error))?;
-    let mut found = Vec::new();
-    for entry in listed {
-        let path = entry
-            .map_err(|error| failed("list", directory, &error))?
-            .path();
-        if path.is_file() {
-            found.push(path);
-        }
-    }
-    Ok(found)
+    let names = files::names(directory)?.into_iter();
+    let paths = names.map(|name| directory.join(name));
+    Ok(paths.filter(|path| path.is_file()).collect())
 }
 
 /// Takes the cluster out of the tree.
 fn forget_cluster(host: &Host, machine: &dyn Machine, transaction: &mut Transaction) -> Outcome {
     files::remove(&host.paths.cluster_conf())?;
     let nodes = host.paths.pve("nodes");
-    let listed = fs::read_dir(&nodes).map_err(|error| failed("list", &nodes, &error))?;
-    for entry in listed {
-        let entry = entry.map_err(|error| failed("list", &nodes, &error))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for entry in files::names(&nodes)? {
+        let name = entry.to_string_lossy();
         if name == host.name.as_str() {
             continue;
         }
@@ -327,7 +317,7 @@ fn forget_cluster(host: &Host, machine: &dyn Machine, transaction: &mut Transact
         if let Ok(node) = name.parse() {
             ssh::purge(host, &node)?;
         }
-        let path = entry.path();
+        let path = nodes.join(&entry);
         if has_guests(&path) {
             let to = format!("backup/node-{name}-{}", calendar().as_secs());
             keep_aside(transaction, &path, &host.paths.database(to))?;
@@ -348,9 +338,8 @@ fn has_guests(directory: &Path) -> bool {
 /// Copies a directory of the cluster to one that only root can read.
 fn keep_aside(transaction: &mut Transaction, from: &Path, to: &Path) -> Outcome {
     transaction.make_directory(to)?;
-    for entry in fs::read_dir(from).map_err(|error| failed("list", from, &error))? {
-        let entry = entry.map_err(|error| failed("list", from, &error))?;
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
+    for name in files::names(from)? {
+        let (path, to) = (from.join(&name), to.join(&name));
         if path.is_dir() {
             keep_aside(transaction, &path, &to)?;
         } else {

@@ -135,10 +135,8 @@ fn keep_aside(from: &Path, to: &Path) -> Outcome {
     builder
         .create(to)
         .map_err(|error| failed("make directory", to, &error))?;
-    let entries = fs::read_dir(from).map_err(|error| failed("list", from, &error))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| failed("list", from, &error))?;
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
+    for name in files::names(from)? {
+        let (path, to) = (from.join(&name), to.join(&name));
         if path.is_dir() {
             keep_aside(&path, &to)?;
         } else {

@@ -134,13 +134,13 @@ fn staying_down(
     there: &[NodeEntry],
 ) -> Outcome<Vec<String>> {
     let own = machine.own_id()?;
+    let (before, after) = (old.nodes(), first.nodes());
     let mut down = Vec::new();
     for node in there {
         let Some(id) = node.id.filter(|id| *id != own) else {
             continue;
         };
         let is_same = |(link, address): &(u8, String)| {
-            let (before, after) = (old.nodes(), first.nodes());
             let found = after.iter().find(|it| it.id == Some(id));
             let stays = found.is_some_and(|it| it.addresses.get(link) == Some(address));
             // Of this node too: its end of the link is what may move.
@@ -196,16 +196,27 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
             node,
             address,
         } => {
-            let is_own = *node == host.name;
-            let local = local()?;
-            return moved(conf, node.as_str(), &[*number], address, is_own, &local);
+            let new = NewAddress {
+                node: node.as_str(),
+                links: &[*number],
+                address,
+                is_own: *node == host.name,
+                local: &addresses_here()?,
+            };
+            return moved(conf, &new);
         }
     }
-    let fault = conf::verify(&new, &System);
-    if !fault.errors.is_empty() {
-        return Err(Failure::refused(fault.errors.join("\n")));
-    }
+    faultless(&new)?;
     Ok(vec![new])
+}
+
+/// Refuses a new configuration with faults.
+fn faultless(new: &ClusterConf) -> Outcome {
+    let fault = conf::verify(new, &System);
+    match fault.errors.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::refused(fault.errors.join("\n"))),
+    }
 }
 
 fn without_faults(conf: &ClusterConf) -> Outcome {
@@ -219,38 +230,38 @@ fn without_faults(conf: &ClusterConf) -> Outcome {
     )))
 }
 
-/// The configurations in which a node moves to another address on these links, one after the other.
+/// An address that a node is to get.
+pub(super) struct NewAddress<'a> {
+    pub(super) node: &'a str,
+    /// Links of the node that move to it.
+    pub(super) links: &'a [u8],
+    pub(super) address: &'a str,
+    /// The node is this one.
+    pub(super) is_own: bool,
+    /// Addresses of this node's interfaces.
+    pub(super) local: &'a [IpAddr],
+}
+
+/// The configurations in which a node moves to another address, one after the other.
 ///
 /// # Errors
 /// When the node may not have that address, or the configuration can not be built on.
-pub(super) fn moved(
-    conf: &ClusterConf,
-    node: &str,
-    links: &[u8],
-    address: &str,
-    is_own: bool,
-    local: &[IpAddr],
-) -> Outcome<Vec<ClusterConf>> {
+pub(super) fn moved(conf: &ClusterConf, new: &NewAddress<'_>) -> Outcome<Vec<ClusterConf>> {
     without_faults(conf)?;
-    let address = new_address(conf, node, links, address, is_own, local)?;
-    let moves = conf.moves(node, links, &address);
+    let moves = conf.moves(new.node, new.links, &new.checked(conf)?);
     let moves = moves.map_err(Failure::refused)?;
-    for step in &moves {
-        let fault = conf::verify(step, &System);
-        if !fault.errors.is_empty() {
-            return Err(Failure::refused(fault.errors.join("\n")));
-        }
-    }
+    moves.iter().try_for_each(faultless)?;
     Ok(moves)
 }
 
-fn local() -> Outcome<Vec<IpAddr>> {
+/// Addresses of this node's interfaces.
+pub(super) fn addresses_here() -> Outcome<Vec<IpAddr>> {
     local_addresses().map_err(|error| Failure::failed(format!("no list of addresses: {error}")))
 }
 
 /// Reads `NODE=ADDRESS` for each node.
 fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMap<String, String>> {
-    let local = local()?;
+    let local = addresses_here()?;
     let mut addresses = BTreeMap::new();
     for text in given {
         let (node, address) = text.split_once('=').ok_or_else(|| {
@@ -258,8 +269,14 @@ fn by_node(host: &Host, conf: &ClusterConf, given: &[String]) -> Outcome<BTreeMa
                 "'{text}' is not known: use NODE=ADDRESS for each node"
             ))
         })?;
-        let is_own = node == host.name.as_str();
-        let address = new_address(conf, node, &[], address, is_own, &local)?;
+        let new = NewAddress {
+            node,
+            links: &[],
+            address,
+            is_own: node == host.name.as_str(),
+            local: &local,
+        };
+        let address = new.checked(conf)?;
         if let Some((other, _)) = addresses.iter().find(|(_, used)| **used == address) {
             return Err(Failure::refused(format!(
                 "'{address}' can not be that of both '{other}' and '{node}'"
@@ -288,33 +305,30 @@ pub(super) fn refuse_taken(conf: &ClusterConf, node: &str, links: &[u8], address
     Ok(())
 }
 
-/// An address that a node may get: resolved, nobody else's nor its own on a link that stays, and one of
-/// its interfaces where that can be seen.
-fn new_address(
-    conf: &ClusterConf,
-    node: &str,
-    links: &[u8],
-    address: &str,
-    is_own: bool,
-    local: &[IpAddr],
-) -> Outcome<String> {
-    if !is_address(address) {
-        return Err(Failure::usage(format!(
-            "'{address}' is neither an IP address nor a host name"
-        )));
-    }
-    let one = resolved(conf, [(0, address.to_owned())].into())?;
-    let address = one.into_values().next().unwrap_or_default();
-    refuse_taken(conf, node, links, &address)?;
-    let is_local = address.parse().is_ok_and(|ip| local.contains(&ip));
-    match (is_own, is_local) {
-        (true, false) => Err(Failure::refused(format!(
-            "'{address}' is not an address of this node: give it to an interface first"
-        ))),
-        (false, true) => Err(Failure::refused(format!(
-            "'{address}' is an address of this node, and can not be that of '{node}'"
-        ))),
-        _ => Ok(address),
+impl NewAddress<'_> {
+    /// The address if the node may get it: resolved, nobody else's nor its own on a link that stays, and
+    /// one of its interfaces where that can be seen.
+    fn checked(&self, conf: &ClusterConf) -> Outcome<String> {
+        if !is_address(self.address) {
+            return Err(Failure::usage(format!(
+                "'{}' is neither an IP address nor a host name",
+                self.address
+            )));
+        }
+        let one = resolved(conf, [(0, self.address.to_owned())].into())?;
+        let address = one.into_values().next().unwrap_or_default();
+        refuse_taken(conf, self.node, self.links, &address)?;
+        let is_local = address.parse().is_ok_and(|ip| self.local.contains(&ip));
+        match (self.is_own, is_local) {
+            (true, false) => Err(Failure::refused(format!(
+                "'{address}' is not an address of this node: give it to an interface first"
+            ))),
+            (false, true) => Err(Failure::refused(format!(
+                "'{address}' is an address of this node, and can not be that of '{}'",
+                self.node
+            ))),
+            _ => Ok(address),
+        }
     }
 }
 

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::change::show_plan;
 use super::show;
+use crate::cert::fingerprint;
 use crate::cli::{Format, Token, TokenAction};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, calendar, pve};
-use crate::info::fingerprint;
 use crate::serve::token::{JoinToken, Tokens};
 
 /// Makes, lists or revokes tokens.
@@ -34,7 +34,7 @@ fn make(host: &Host, tokens: &Tokens, args: &Token) -> Outcome {
         ));
     }
     let address = host.address()?.to_string();
-    let fingerprint = fingerprint(&host.paths, host.name.as_str())?;
+    let fingerprint = fingerprint(host, host.name.as_str())?;
     if args.dry_run {
         let minutes = args.minutes;
         return show_plan(&[format!(

@@ -246,14 +246,6 @@ impl Host for Machine {
             .to_vec()
     }
 
-    fn name_of(&self, _address: IpAddr) -> Option<String> {
-        None
-    }
-
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        name.parse().into_iter().collect()
-    }
-
     fn user_id(&self, name: &str) -> Option<u32> {
         (name == "hacluster").then_some(189)
     }

@@ -11,6 +11,7 @@
 //! Invariant: a target depends on nothing but its input.
 
 pub mod campaign;
+mod clock;
 mod codecs;
 pub mod input;
 mod map;

@@ -15,6 +15,7 @@ use corosync_lite::proto::node::{
 };
 use corosync_lite::service::ClientId;
 
+use super::clock::Timed;
 use super::input::{Fields, Shape, Step, join, steps};
 use super::seeds;
 use crate::wait::now;
@@ -298,26 +299,6 @@ impl Pair {
         }
     }
 
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        let mut at_once = 0;
-        while let Some(next) = self.next_timeout().filter(|next| *next <= end) {
-            at_once = if next > self.now { 0 } else { at_once + 1 };
-            assert!(at_once < 1000, "a timer is due again at once");
-            self.now = self.now.max(next);
-            let now = self.now;
-            for node in self.nodes.values_mut() {
-                node.handle_timeout(now);
-            }
-            self.settle();
-        }
-        self.now = end;
-    }
-
-    fn next_timeout(&self) -> Option<Instant> {
-        self.nodes.values().filter_map(Node::poll_timeout).min()
-    }
-
     fn assert_ring(&self, when: &str) {
         let rings: Vec<_> = self.nodes.values().map(Node::ring).collect();
         for (id, node) in &self.nodes {
@@ -331,6 +312,23 @@ impl Pair {
     }
 }
 
+impl Timed for Pair {
+    fn now(&mut self) -> &mut Instant {
+        &mut self.now
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.nodes.values().filter_map(Node::poll_timeout).min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        for node in self.nodes.values_mut() {
+            node.handle_timeout(now);
+        }
+        self.settle();
+    }
+}
+
 /// The machine of a node.
 struct Machine(u32);
 
@@ -341,22 +339,6 @@ impl Host for Machine {
 
     fn addresses(&self) -> Vec<IpAddr> {
         vec![address(self.0).ip()]
-    }
-
-    fn name_of(&self, _: IpAddr) -> Option<String> {
-        None
-    }
-
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        name.parse().into_iter().collect()
-    }
-
-    fn user_id(&self, _: &str) -> Option<u32> {
-        None
-    }
-
-    fn group_id(&self, _: &str) -> Option<u32> {
-        None
     }
 
     fn read_key(&self, _: &str) -> Result<Vec<u8>, String> {

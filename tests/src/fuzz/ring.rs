@@ -8,6 +8,7 @@ use corosync_lite::proto::srp::{Config, Destination, Event, Lane, Output, Srp};
 use corosync_lite::wire::NodeId;
 use corosync_lite::wire::srp::{Message, RingId, SeqNo};
 
+use super::clock::AT_ONCE_MAX;
 use super::input::{Fields, Shape, Step, steps};
 use crate::wait::now;
 
@@ -15,8 +16,6 @@ use crate::wait::now;
 const DELAY: Duration = Duration::from_micros(100);
 /// Datagrams carried in one step at most; the rest waits.
 const CARRIED_MAX: usize = 3000;
-/// Timers due without time going by; more is a loop.
-const AT_ONCE_MAX: usize = 1000;
 /// Frames and slots that a node may keep.
 const QUEUED_MAX: usize = 100_000;
 const RECORD_MAX: usize = 512;

@@ -11,6 +11,7 @@ use corosync_lite::proto::knet::{
 };
 use corosync_lite::wire::NodeId;
 
+use super::clock::Timed;
 use super::input::{Fields, Shape, Step, steps};
 use crate::wait::now;
 
@@ -187,26 +188,6 @@ impl Pair {
             .find_map(|(id, knet)| Some((*id, knet.poll_transmit()?)))
     }
 
-    fn pass(&mut self, time: Duration) {
-        let end = self.now + time;
-        let mut at_once = 0;
-        while let Some(next) = self.next_timeout().filter(|next| *next <= end) {
-            at_once = if next > self.now { 0 } else { at_once + 1 };
-            assert!(at_once < 1000, "a timer is due again at once");
-            self.now = self.now.max(next);
-            let now = self.now;
-            for knet in self.knets.values_mut() {
-                knet.handle_timeout(now);
-            }
-            self.settle();
-        }
-        self.now = end;
-    }
-
-    fn next_timeout(&self) -> Option<Instant> {
-        self.knets.values().filter_map(Knet::poll_timeout).min()
-    }
-
     fn assert_reachable(&self, when: &str) {
         for (id, knet) in &self.knets {
             let links: Vec<_> = knet.links().collect();
@@ -227,6 +208,23 @@ impl Pair {
             self.pass(Duration::from_secs(2));
         }
         assert!(self.delivered > before, "nothing is delivered any more");
+    }
+}
+
+impl Timed for Pair {
+    fn now(&mut self) -> &mut Instant {
+        &mut self.now
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        self.knets.values().filter_map(Knet::poll_timeout).min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        for knet in self.knets.values_mut() {
+            knet.handle_timeout(now);
+        }
+        self.settle();
     }
 }
 

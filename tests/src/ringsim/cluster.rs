@@ -119,22 +119,6 @@ impl Host for Machine {
         (0..8).map(|link| address(self.0, link)).collect()
     }
 
-    fn name_of(&self, _: IpAddr) -> Option<String> {
-        None
-    }
-
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        name.parse().into_iter().collect()
-    }
-
-    fn user_id(&self, _: &str) -> Option<u32> {
-        None
-    }
-
-    fn group_id(&self, _: &str) -> Option<u32> {
-        None
-    }
-
     fn read_key(&self, path: &str) -> Result<Vec<u8>, String> {
         Ok(vec![path.bytes().last().unwrap_or(0); 256])
     }

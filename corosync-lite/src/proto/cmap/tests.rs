@@ -1,9 +1,8 @@
-use std::net::IpAddr;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Change, Host, Note};
+use crate::config::test_host::TestHost;
+use crate::config::{Change, Note};
 use crate::qb::vectors::{Direction, frames};
 use crate::service::cmap::track;
 
@@ -18,35 +17,9 @@ const FILE: &str = "totem {\n version: 2\n cluster_name: testcluster\n config_ve
 const SECOND: &str = " node {\n  name: n2\n  nodeid: 2\n  quorum_votes: 1\n  ring0_addr: \
     10.77.0.2\n  ring1_addr: 10.77.1.2\n }\n";
 
-struct Machine;
-
-impl Host for Machine {
-    fn name(&self) -> String {
-        "n1".to_owned()
-    }
-    fn addresses(&self) -> Vec<IpAddr> {
-        Vec::new()
-    }
-    fn name_of(&self, _address: IpAddr) -> Option<String> {
-        None
-    }
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        name.parse().into_iter().collect()
-    }
-    fn user_id(&self, _name: &str) -> Option<u32> {
-        None
-    }
-    fn group_id(&self, _name: &str) -> Option<u32> {
-        None
-    }
-    fn read_key(&self, _path: &str) -> Result<Vec<u8>, String> {
-        Err("there is none".to_owned())
-    }
-}
-
 fn config(nodes: &[&str]) -> Config {
     let text = format!("{FILE}{}}}\n", nodes.concat());
-    Config::read(text.as_bytes(), &Machine).unwrap()
+    Config::read(text.as_bytes(), &TestHost).unwrap()
 }
 
 struct Picture {

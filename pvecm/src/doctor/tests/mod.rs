@@ -238,6 +238,13 @@ fn one(words: &[&str], spoil: impl FnOnce(&mut Facts)) {
     }
 }
 
+/// One of the bad findings after `spoil` says this.
+#[track_caller]
+fn some(words: &str, spoil: impl FnOnce(&mut Facts)) {
+    let found = after(spoil);
+    assert!(found.iter().any(|it| it.contains(words)), "{found:?}");
+}
+
 fn files(facts: &mut Facts) -> &mut ClusterFiles {
     facts.files.as_mut().unwrap()
 }

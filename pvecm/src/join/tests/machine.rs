@@ -1,16 +1,15 @@
 //! A machine below a temporary directory: its services change files as the real ones do.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
-use std::path::Path;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::ADDRESS;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, Paths};
+use crate::host::Host;
+use crate::host::test_node::{Tree, test_node, tree};
 use crate::join::machine::{Machine, Step};
 use crate::join::reach::Reach;
 use crate::transaction::Transaction;
@@ -55,23 +54,15 @@ pub const KEYS: &str = "ssh-ed25519 AAAA admin\n";
 
 impl FakeMachine {
     pub fn new() -> Self {
-        // Each step waits for the disk, and there are many.
-        let memory = Path::new("/dev/shm");
-        let directory = if memory.is_dir() {
-            tempfile::tempdir_in(memory).unwrap()
-        } else {
-            tempfile::tempdir().unwrap()
-        };
-        let paths = Paths::below(directory.path());
-        for path in [
+        let directories = [
             "etc/pve/priv",
             "etc/ssh",
             "root/.ssh",
             "var/lib/pve-cluster",
             "var/lock",
-        ] {
-            fs::create_dir_all(paths.at(path)).unwrap();
-        }
+        ];
+        let (directory, host) = test_node("n2", &directories);
+        let paths = &host.paths;
         fs::write(paths.pve(".vmlist"), r#"{"version":1,"ids":{}}"#).unwrap();
         fs::write(paths.pve(".members"), r#"{"nodename":"n2","version":1}"#).unwrap();
         fs::write(paths.pve("storage.cfg"), "dir: local\n").unwrap();
@@ -90,10 +81,7 @@ impl FakeMachine {
             )
             .unwrap();
         Self {
-            host: Host {
-                paths,
-                name: "n2".parse().unwrap(),
-            },
+            host,
             said: RefCell::default(),
             calls: RefCell::default(),
             votes: RefCell::default(),
@@ -118,10 +106,8 @@ impl FakeMachine {
     }
 
     /// Everything below the root: its kind, mode and content.
-    pub fn tree(&self) -> BTreeMap<String, (u32, Vec<u8>)> {
-        let mut tree = BTreeMap::new();
-        walk(&self.host.paths.at(""), &mut tree);
-        tree
+    pub fn tree(&self) -> Tree {
+        tree(&self.host.paths.at(""))
     }
 
     fn is_mounted_for_cluster(&self) -> bool {
@@ -164,25 +150,6 @@ impl FakeMachine {
             fs::remove_dir_all(paths.pve("")).unwrap();
             fs::rename(paths.at("etc/.pve-local"), paths.pve("")).unwrap();
         }
-    }
-}
-
-fn walk(directory: &Path, tree: &mut BTreeMap<String, (u32, Vec<u8>)>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let found = path.symlink_metadata().unwrap();
-        let content = if found.is_symlink() {
-            fs::read_link(&path)
-                .unwrap()
-                .into_os_string()
-                .into_encoded_bytes()
-        } else if found.is_dir() {
-            walk(&path, tree);
-            Vec::new()
-        } else {
-            fs::read(&path).unwrap()
-        };
-        tree.insert(path.display().to_string(), (found.mode(), content));
     }
 }
 

@@ -12,7 +12,7 @@ use crate::host::services::FILE_SYSTEM;
 use crate::host::{Host, clusterconf, pve};
 use crate::value::NodeName;
 use crate::verb::leftovers::mentions;
-use crate::verb::link::{moved, refuse_taken, show_steps};
+use crate::verb::link::{NewAddress, moved, refuse_taken, show_steps};
 
 /// What has to be done.
 pub(super) struct Move<'a> {
@@ -79,8 +79,14 @@ impl<'a> Move<'a> {
             }
             true => Vec::new(),
             false => {
-                let addresses = machine.addresses()?;
-                moved(&conf, name, &links, &new.to_string(), true, &addresses)?
+                let moving = NewAddress {
+                    node: name,
+                    links: &links,
+                    address: &new.to_string(),
+                    is_own: true,
+                    local: &machine.addresses()?,
+                };
+                moved(&conf, &moving)?
             }
         };
         Ok(Self {

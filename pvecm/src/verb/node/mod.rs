@@ -23,27 +23,20 @@ use std::time::Duration;
 
 use super::addnode::{System, resolved};
 use super::change::{self, need_root, show_plan};
-use super::link::{follow, name_absent, not_taken};
+use super::link::{addresses_here, follow, name_absent, not_taken};
 use super::machine::{self, look_for, present};
 use super::show;
 use super::updatecerts::{self, UpdateOptions};
 use crate::cli::{NodeAction, NodeChange};
 use crate::conf::{ClusterConf, NodeEntry, Resolve as _};
 use crate::failure::{Failure, Outcome};
-use crate::host::command::program;
 use crate::host::lock::ClusterLock;
 use crate::host::services::{self, FILE_SYSTEM, Verb};
 use crate::host::stop::interrupted;
-use crate::host::{Host, clusterconf, files, local_addresses, pve, ring, wait};
+use crate::host::{Host, clusterconf, files, pve, ring, wait};
 
 /// The cluster file system is there again, and says what it should of this node, within this time.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Services that show the node's certificate, and know its name.
-const API_SERVICES: [&str; 3] = [
-    "pvedaemon.service",
-    "pveproxy.service",
-    "pvecm-serve.service",
-];
 
 /// What the changes ask of the machine, apart from files.
 trait Machine {
@@ -112,7 +105,7 @@ impl Machine for ThisMachine {
     }
 
     fn addresses(&self) -> Outcome<Vec<IpAddr>> {
-        local_addresses().map_err(|error| Failure::failed(format!("no list of addresses: {error}")))
+        addresses_here()
     }
 
     fn resolve(&self, name: &str) -> Vec<IpAddr> {
@@ -163,11 +156,8 @@ impl Machine for ThisMachine {
     }
 
     fn reload(&self) -> Outcome {
-        for unit in API_SERVICES {
-            let args = ["try-reload-or-restart", "--no-block", unit];
-            // Not every node has them all.
-            drop(program("systemctl", args).output());
-        }
+        // The change is done, whatever they say.
+        drop(services::reload_api(&services::tell));
         Ok(())
     }
 }

@@ -7,7 +7,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -344,9 +343,5 @@ fn entries(directory: &Path) -> Outcome<Vec<OsString>> {
     if !directory.is_dir() {
         return Ok(Vec::new());
     }
-    let listed = fs::read_dir(directory).and_then(|listed| {
-        let names = listed.map(|entry| entry.map(|entry| entry.file_name()));
-        names.collect::<io::Result<Vec<OsString>>>()
-    });
-    listed.map_err(|error| failed("list", directory, &error))
+    files::names(directory)
 }

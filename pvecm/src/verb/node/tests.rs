@@ -11,7 +11,8 @@ use super::{Machine, perform, plan};
 use crate::cli::NodeAction;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome, code};
-use crate::host::{Host, Paths, clusterconf, files};
+use crate::host::test_node::test_node;
+use crate::host::{Host, clusterconf, files};
 
 const CONF: &str = "totem {\n  cluster_name: lab\n  config_version: 4\n  secauth: on\n}\nnodelist {\n  \
                     node {\n    name: n1\n    nodeid: 1\n    ring0_addr: 10.0.0.1\n  }\n  node {\n    \
@@ -40,15 +41,13 @@ struct Fake {
 impl Fake {
     /// Machine `name`, which the cluster knows as n1.
     fn new(name: &str, resolved: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let paths = Paths::below(directory.path());
-        for path in [
+        let directories = [
             "etc/pve/nodes/n1/qemu-server",
             "etc/pve/nodes/n1/lxc",
             "etc/pve/priv/lock",
-        ] {
-            fs::create_dir_all(paths.at(path)).unwrap();
-        }
+        ];
+        let (directory, host) = test_node(name, &directories);
+        let paths = &host.paths;
         for (path, text) in [
             ("corosync.conf", CONF),
             (".vmlist", r#"{"version":1,"ids":{}}"#),
@@ -63,10 +62,7 @@ impl Fake {
         symlink("nodes/n1", paths.pve("local")).unwrap();
         let resolved: IpAddr = resolved.parse().unwrap();
         let fake = Self {
-            host: Host {
-                paths,
-                name: name.parse().unwrap(),
-            },
+            host,
             addresses: vec!["10.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap()],
             resolved,
             id: 1,

@@ -7,14 +7,14 @@ mod undo;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
 use std::time::Duration;
 
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
-use crate::host::{Host, Paths, clusterconf};
+use crate::host::test_node::{Tree, test_node, tree};
+use crate::host::{Host, clusterconf};
 use crate::transaction::{self, Transaction, recover_with};
 use crate::verb::machine::Machine;
 
@@ -48,31 +48,18 @@ struct Fake {
     _directory: tempfile::TempDir,
 }
 
-type Tree = BTreeMap<String, (u32, Vec<u8>)>;
-
 impl Fake {
     fn new(break_at: Break) -> Self {
-        let memory = Path::new("/dev/shm");
-        let directory = if memory.is_dir() {
-            tempfile::tempdir_in(memory).unwrap()
-        } else {
-            tempfile::tempdir().unwrap()
-        };
-        let paths = Paths::below(directory.path());
-        for path in [
+        let directories = [
             "etc/pve",
             "etc/cron.d",
             "root/.ssh",
             "var/lib/pve-cluster",
             "var/lock",
-        ] {
-            fs::create_dir_all(paths.at(path)).unwrap();
-        }
+        ];
+        let (directory, host) = test_node("n1", &directories);
         Self {
-            host: Host {
-                paths,
-                name: "n1".parse().unwrap(),
-            },
+            host,
             break_at,
             points: Cell::new(0),
             interrupted: Cell::new(false),
@@ -169,8 +156,7 @@ impl Fake {
         for own in ["local", ".vmlist", ".members"] {
             fs::remove_file(paths.pve(own)).unwrap();
         }
-        let mut tree = Tree::new();
-        walk(&paths.pve(""), &mut tree);
+        let tree = tree(&paths.pve(""));
         let root = format!(
             "{}/",
             paths.pve("").display().to_string().trim_end_matches('/')
@@ -207,8 +193,7 @@ impl Fake {
 
     /// Everything of the node but its locks: kind, mode and content; and whether it is in a ring.
     fn state(&self) -> (Tree, bool) {
-        let mut tree = Tree::new();
-        walk(&self.host.paths.at(""), &mut tree);
+        let mut tree = tree(&self.host.paths.at(""));
         let locks = self.host.paths.at("var/lock").display().to_string();
         tree.retain(|path, _| !path.starts_with(&locks));
         (tree, self.messaging.get())
@@ -230,23 +215,6 @@ impl Fake {
         let recovered = recover_with(&directory, &control).unwrap();
         let failures = recovered.map(|recovered| recovered.failures);
         assert_eq!(failures.unwrap_or_default(), Vec::<String>::new());
-    }
-}
-
-fn walk(directory: &Path, tree: &mut Tree) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let found = path.symlink_metadata().unwrap();
-        let content = if found.is_symlink() {
-            let target = fs::read_link(&path).unwrap();
-            target.into_os_string().into_encoded_bytes()
-        } else if found.is_dir() {
-            walk(&path, tree);
-            Vec::new()
-        } else {
-            fs::read(&path).unwrap()
-        };
-        tree.insert(path.display().to_string(), (found.mode(), content));
     }
 }
 

@@ -29,21 +29,14 @@ fn a_new_key_is_used_and_then_the_old_one_forgotten() {
 fn an_older_change_of_keys_does_not_undo_a_newer_one() {
     let activate = Message::CryptoReconfig(CryptoPhase::Activate);
     let cleanup = Message::CryptoReconfig(CryptoPhase::Cleanup);
-    let reload = |setup: &mut Setup| {
-        setup.deliver(PEER, &Message::Reload(Source::default()));
-        setup
-            .cfg
-            .reload_done(Reloaded::Applied { keys_changed: true });
-        setup.drain();
-    };
     let mut setup = Setup::new();
-    reload(&mut setup);
-    reload(&mut setup);
+    setup.accept_key();
+    setup.accept_key();
     assert_eq!(setup.deliver(LOCAL, &activate), []);
     let steps = [Output::ActivateKeys, mcast(cleanup.clone())];
     assert_eq!(setup.deliver(LOCAL, &activate), steps);
     // A third key comes while the second one is cleaned up after.
-    reload(&mut setup);
+    setup.accept_key();
     assert_eq!(setup.deliver(LOCAL, &cleanup), []);
     assert_eq!(setup.deliver(LOCAL, &activate), steps);
     assert_eq!(setup.deliver(LOCAL, &cleanup), [Output::CleanupKeys]);
@@ -56,11 +49,7 @@ fn each_step_of_a_change_of_keys_waits_for_all_members() {
     let begin = || {
         let mut setup = Setup::new();
         setup.cfg.set_members(&[LOCAL, PEER]);
-        setup.deliver(PEER, &Message::Reload(Source::default()));
-        setup
-            .cfg
-            .reload_done(Reloaded::Applied { keys_changed: true });
-        setup.drain();
+        setup.accept_key();
         assert_eq!(setup.deliver(LOCAL, &activate), []);
         assert_eq!(setup.deliver(NodeId(9), &activate), []);
         setup
@@ -97,11 +86,8 @@ fn who_uses_the_new_key_before_all_accept_it_is_followed() {
     setup.cfg.next_keys_used();
     setup.cfg.follow();
     assert_eq!(setup.drain(), [], "nothing was loaded");
-    setup.deliver(PEER, &Message::Reload(Source::default()));
-    setup
-        .cfg
-        .reload_done(Reloaded::Applied { keys_changed: true });
-    assert_eq!(setup.drain().last(), Some(&mcast(activate.clone())));
+    let outputs = setup.accept_key();
+    assert_eq!(outputs.last(), Some(&mcast(activate.clone())));
     // The others may not have it yet: the token has to pass first.
     setup.cfg.next_keys_used();
     assert_eq!(setup.drain(), [Output::Repeat]);
@@ -119,11 +105,7 @@ fn who_uses_the_new_key_before_all_accept_it_is_followed() {
     }
     assert_eq!(setup.deliver(LOCAL, &cleanup), [Output::CleanupKeys]);
     // What came late does not count for the next change.
-    setup.deliver(PEER, &Message::Reload(Source::default()));
-    setup
-        .cfg
-        .reload_done(Reloaded::Applied { keys_changed: true });
-    setup.drain();
+    setup.accept_key();
     assert_eq!(setup.deliver(LOCAL, &activate), []);
     assert_eq!(setup.deliver(PEER, &activate), []);
     let steps = [Output::ActivateKeys, mcast(cleanup)];

@@ -109,6 +109,14 @@ impl Setup {
         self.drain()
     }
 
+    /// The peer has it read a file with a new key, which it accepts from then on.
+    fn accept_key(&mut self) -> Vec<Output> {
+        self.deliver(PEER, &Message::Reload(Source::default()));
+        self.cfg
+            .reload_done(Reloaded::Applied { keys_changed: true });
+        self.drain()
+    }
+
     /// Delivers own messages until there are none.
     fn settle(&mut self, outputs: Vec<Output>) -> Vec<Output> {
         let mut all = Vec::new();

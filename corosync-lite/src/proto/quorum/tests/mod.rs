@@ -24,22 +24,6 @@ impl Host for Machine {
         vec![IpAddr::from([10, 77, 0, u8::try_from(self.0).unwrap()])]
     }
 
-    fn name_of(&self, _address: IpAddr) -> Option<String> {
-        None
-    }
-
-    fn resolve(&self, name: &str) -> Vec<IpAddr> {
-        name.parse().into_iter().collect()
-    }
-
-    fn user_id(&self, _name: &str) -> Option<u32> {
-        None
-    }
-
-    fn group_id(&self, _name: &str) -> Option<u32> {
-        None
-    }
-
     fn read_key(&self, _path: &str) -> Result<Vec<u8>, String> {
         Ok(vec![7; 256])
     }
