@@ -30,11 +30,11 @@ $(cat)"
 }
 
 lane rings <<'END'
-cargo test --locked --package tests --test ring --test corosync_lite
-cargo test --locked --package tests --test pvecm_state
+# Most of its time it waits, as that of the next lane.
+cargo test --locked --package tests --test ring -- --test-threads=3
+cargo test --locked --package tests --test corosync_lite --test pvecm_state
 END
 lane pvecm <<'END'
-# Most of its time it waits.
 cargo test --locked --package tests --test pvecm -- --test-threads=3
 cargo test --locked --package tests --test certificates --test serve
 END

@@ -15,6 +15,11 @@ use nix::time::{ClockId, clock_gettime};
 /// a typical condition, so that waiting does not take the CPU from the daemons under test.
 const POLL: Duration = Duration::from_millis(10);
 
+/// A look that takes long, as one that starts programs, is followed by so many times that, at most
+/// [`POLL_MAX`]: a few tests that wait would otherwise take all processors.
+const LEISURE: u32 = 5;
+const POLL_MAX: Duration = Duration::from_millis(150);
+
 /// Set once somebody wants the program to end.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -87,13 +92,14 @@ pub fn eventually_ok<T>(
 ) -> Result<T> {
     let start = now();
     loop {
+        let begun = now();
         match attempt() {
             Ok(value) => return Ok(value),
             Err(error) if start.elapsed() >= deadline => {
                 return Err(error.context(format!("waited {deadline:?} in vain: {what}")));
             }
             Err(_) if is_interrupted() => bail!("interrupted while waiting for {what}"),
-            Err(_) => pause(),
+            Err(_) => pause((LEISURE * begun.elapsed()).clamp(POLL, POLL_MAX)),
         }
     }
 }
@@ -132,8 +138,8 @@ pub fn rest(time: Duration) {
     clippy::disallowed_methods,
     reason = "polling: what is waited for sends no event"
 )]
-fn pause() {
-    std::thread::sleep(POLL);
+fn pause(time: Duration) {
+    std::thread::sleep(time);
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ fn members_are_told_the_same_while_nodes_die() {
     }
     let mut ring = crate::support::start(&[L, C, L, C], clear(4));
     let plan = Plan {
-        time: Duration::from_secs(20),
+        time: Duration::from_secs(10),
         seed: 1,
         longest: 50_000,
         pause: Duration::from_millis(4),
