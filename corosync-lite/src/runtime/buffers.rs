@@ -28,8 +28,9 @@ const NUMBER_AT: u64 = 8;
 const REQUEST_MAX: u64 = 1 << 20;
 /// Buffers of one client.
 const BUFFERS_MAX: usize = 2048;
-/// Buffers of all clients: each is a descriptor.
+/// Buffers of all clients: each is a descriptor, and others need some, too.
 const TOTAL_MAX: usize = 8192;
+const PART_OF_DESCRIPTORS: usize = 4;
 const PREFIX: &str = "corosync_zerocopy-";
 
 /// What a request about a buffer leads to.
@@ -49,14 +50,17 @@ pub(super) struct Buffers {
     directory: PathBuf,
     files: BTreeMap<(ClientId, u64), (File, u64)>,
     last: u64,
+    total_max: usize,
 }
 
 impl Buffers {
-    pub(super) fn new(directory: &Path) -> Self {
+    /// Buffers in files of `directory`, in a process that may have so many `descriptors`.
+    pub(super) fn new(directory: &Path, descriptors: usize) -> Self {
         Self {
             directory: directory.to_owned(),
             files: BTreeMap::new(),
             last: 0,
+            total_max: TOTAL_MAX.min(descriptors / PART_OF_DESCRIPTORS),
         }
     }
 
@@ -128,7 +132,8 @@ impl Buffers {
         // The library leaves that to the daemon, also of those that are not taken.
         fs::remove_file(path).ok()?;
         let of_client = (client, 0)..=(client, u64::MAX);
-        if self.files.len() >= TOTAL_MAX || self.files.range(of_client).count() >= BUFFERS_MAX {
+        if self.files.len() >= self.total_max || self.files.range(of_client).count() >= BUFFERS_MAX
+        {
             return None;
         }
         self.last += 1;
@@ -178,7 +183,7 @@ mod tests {
     fn a_request_is_read_from_the_buffer_until_it_is_freed() {
         let root = tempfile::tempdir().unwrap();
         let uid = nix::unistd::getuid().as_raw();
-        let mut buffers = Buffers::new(root.path());
+        let mut buffers = Buffers::new(root.path(), usize::MAX);
         let path = file(root.path(), "corosync_zerocopy-abc", 100);
         let kept = OpenOptions::new()
             .read(true)
@@ -222,7 +227,7 @@ mod tests {
     fn files_that_no_client_makes_so_are_left_alone() {
         let root = tempfile::tempdir().unwrap();
         let uid = nix::unistd::getuid().as_raw();
-        let mut buffers = Buffers::new(root.path());
+        let mut buffers = Buffers::new(root.path(), usize::MAX);
         let refused = Outcome::Done(Status::INVALID_PARAM);
         let other = file(root.path(), "other", 100);
         let link = root.path().join("corosync_zerocopy-link");
@@ -247,7 +252,7 @@ mod tests {
     fn a_client_has_a_bounded_number_and_leaves_none() {
         let root = tempfile::tempdir().unwrap();
         let uid = nix::unistd::getuid().as_raw();
-        let mut buffers = Buffers::new(root.path());
+        let mut buffers = Buffers::new(root.path(), usize::MAX);
         for number in 0..=BUFFERS_MAX {
             let path = file(root.path(), &format!("corosync_zerocopy-{number}"), 40);
             let outcome = buffers.handle(ME, uid, ALLOC, &alloc(&path, 40));
@@ -257,5 +262,18 @@ mod tests {
         }
         buffers.client_gone(ME);
         assert!(buffers.files.is_empty());
+    }
+
+    #[test]
+    fn buffers_leave_descriptors_for_others() {
+        let root = tempfile::tempdir().unwrap();
+        let uid = nix::unistd::getuid().as_raw();
+        let mut buffers = Buffers::new(root.path(), 8);
+        let fits = (1..=4_u64).filter(|client| {
+            let path = file(root.path(), &format!("corosync_zerocopy-{client}"), 40);
+            let outcome = buffers.handle(ClientId(*client), uid, ALLOC, &alloc(&path, 40));
+            outcome == Outcome::Done(Status::OK)
+        });
+        assert_eq!(fits.count(), 2);
     }
 }

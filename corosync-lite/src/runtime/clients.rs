@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::Instant;
 
+use nix::sys::resource::{Resource, getrlimit};
+
 use crate::proto::node::{Credentials, Flow, Node, Request, Service};
 use crate::qb::{
     self, CloseReason, ConnectionId, Event, FlowControl, SendError, Server, ServiceId,
@@ -75,7 +77,7 @@ impl Clients {
             server,
             services,
             table: BTreeMap::new(),
-            buffers: Buffers::new(Path::new(SHARED_MEMORY)),
+            buffers: Buffers::new(Path::new(SHARED_MEMORY), descriptors()),
             is_open: false,
         })
     }
@@ -324,6 +326,12 @@ impl Clients {
             }
         }
     }
+}
+
+/// How many descriptors this process may have.
+fn descriptors() -> usize {
+    let granted = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(granted, _)| granted);
+    usize::try_from(granted).unwrap_or(usize::MAX)
 }
 
 /// As tools show it; nothing if the process is gone or hidden.
