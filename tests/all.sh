@@ -32,7 +32,7 @@ $(cat)"
 lane rings <<'END'
 # Most of its time it waits, as that of the next lane.
 cargo test --locked --package tests --test ring -- --test-threads=3
-cargo test --locked --package tests --test corosync_lite --test pvecm_state
+cargo test --locked --package tests --test corosync_lite --test pvecm_state --test rings --test sim
 END
 lane pvecm <<'END'
 cargo test --locked --package tests --test pvecm -- --test-threads=3
@@ -50,7 +50,7 @@ END
 lane units <<'END'
 cargo test --locked --workspace --exclude tests
 cargo test --locked --package tests --lib \
-    --test crash --test daemon --test fuzz --test harness --test rings --test sim
+    --test crash --test daemon --test fuzz --test harness
 END
 
 failed=""
