@@ -7,7 +7,7 @@ use std::time::Duration;
 use openssl::ssl::{SslConnector, SslMethod, SslOptions, SslVerifyMode, SslVersion};
 use pvecm::host::wait::{now, until};
 
-use crate::support::{Api, Reply, limits, login_form};
+use crate::support::{Api, Reply, hasty, limits, login_form};
 
 /// The server still does what it is for.
 fn assert_alive(api: &Api) {
@@ -60,7 +60,7 @@ fn large_bodies_are_refused_before_they_are_read() {
 
 #[test]
 fn slow_clients_are_let_go() {
-    let api = Api::start();
+    let api = Api::start_with(hasty());
     let patience = Duration::from_secs(15);
     let start = now();
     // Silent before the greeting, before the header, in the header, and in the body.

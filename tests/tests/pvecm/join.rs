@@ -171,6 +171,7 @@ fn what_is_wrong_is_found_before_anything_changes() {
     assert!(text.contains("can not reach the API"), "{text}");
     wrong_tokens_are_refused(&nodes);
     a_member_without_quorum_takes_nobody(&nodes);
+    a_member_with_a_full_disk_takes_nobody(&nodes);
     fs::remove_dir_all(nodes.path(1, "priv/join-tokens")).unwrap();
     fs::remove_dir_all(nodes.path(2, "nodes/n2/qemu-server")).ok();
     let after = (state(&nodes, 1), state(&nodes, 2));
@@ -223,6 +224,31 @@ fn a_member_without_quorum_takes_nobody(nodes: &PveLab) {
     none(1, "token");
     nodes.host(1).sh_ok("systemctl start corosync").unwrap();
     nodes.await_writable(1, true).unwrap();
+}
+
+fn a_member_with_a_full_disk_takes_nobody(nodes: &PveLab) {
+    let how = with_token(nodes, 1, 2);
+    let member = nodes.host(1);
+    member
+        .sh_ok(
+            "systemctl stop pve-cluster; mkdir /run/disk; mount -t tmpfs -o size=6m tmpfs /run/disk;
+             cp -a /var/lib/pve-cluster/. /run/disk/; mount --bind /run/disk /var/lib/pve-cluster;
+             systemctl start pve-cluster",
+        )
+        .unwrap();
+    nodes.await_writable(1, true).unwrap();
+    let before = (state(nodes, 1), state(nodes, 2));
+    member
+        .sh_ok("! dd if=/dev/zero of=/run/disk/filler bs=4k status=none")
+        .unwrap();
+    let refused = nodes.try_pvecm(2, &format!("add {how}")).unwrap();
+    let text = said(&refused);
+    assert!(!refused.status.success(), "{text}");
+    assert!(text.contains("No space left on device"), "{text}");
+    member.sh_ok("rm /run/disk/filler").unwrap();
+    nodes.await_writable(1, true).unwrap();
+    let after = (state(nodes, 1), state(nodes, 2));
+    assert_eq!(after, before);
 }
 
 /// Sends a signal to a join that waits for quorum; returns what it has said.
