@@ -413,12 +413,7 @@ impl Knet {
                 if !host.recent.insert(fingerprint) {
                     return Err(Discard::Duplicate);
                 }
-                let link = host.links.get_mut(&ping.link);
-                let is_sooner = link.is_some_and(Link::handle_ping);
                 self.outbox.pong(&mut self.stats, destination, ping);
-                if is_sooner {
-                    self.run_links(now);
-                }
                 Ok(())
             }
             Body::Pong(ping) => self.handle_pong(now, node, from, ping),
