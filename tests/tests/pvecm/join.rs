@@ -231,7 +231,7 @@ fn a_member_with_a_full_disk_takes_nobody(nodes: &PveLab) {
     let member = nodes.host(1);
     member
         .sh_ok(
-            "systemctl stop pve-cluster; mkdir /run/disk; mount -t tmpfs -o size=6m tmpfs /run/disk;
+            "systemctl stop pve-cluster; mkdir /run/disk; mount -t tmpfs -o size=6m,mode=755 tmpfs /run/disk;
              cp -a /var/lib/pve-cluster/. /run/disk/; mount --bind /run/disk /var/lib/pve-cluster;
              systemctl start pve-cluster",
         )
