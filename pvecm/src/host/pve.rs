@@ -77,6 +77,14 @@ pub struct Members {
     pub nodelist: BTreeMap<String, Member>,
 }
 
+impl Members {
+    /// Whether a node takes part now.
+    #[must_use]
+    pub fn is_online(&self, node: &str) -> bool {
+        self.nodelist.get(node).is_some_and(|it| it.online == 1)
+    }
+}
+
 /// The cluster in `.members`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Cluster {

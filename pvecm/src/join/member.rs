@@ -52,9 +52,9 @@ pub fn on_probation(conf: &ClusterConf, name: &str) -> Vec<String> {
 pub fn await_others(host: &Host, name: &str, mut is_off: impl FnMut() -> bool) {
     until(ON_THE_WAY, || {
         let conf = clusterconf::read(host).ok()?;
-        let members = pve::members(&host.paths).ok()?.nodelist;
-        let is_there = |node: &String| members.get(node).is_some_and(|it| it.online == 1);
-        let all = on_probation(&conf, name).iter().all(is_there);
+        let members = pve::members(&host.paths).ok()?;
+        let others = on_probation(&conf, name);
+        let all = others.iter().all(|node| members.is_online(node));
         (all || is_off()).then_some(())
     });
 }

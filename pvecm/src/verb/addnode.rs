@@ -196,8 +196,7 @@ impl Settling<'_> {
         let Some(id) = entry.id else { return Ok(()) };
         // Its daemons are to have settled, too, before the quorum depends on them.
         let there = || {
-            let members = pve::members(&host.paths).ok()?.nodelist;
-            let online = members.get(name.as_str()).is_some_and(|it| it.online == 1);
+            let online = pve::members(&host.paths).ok()?.is_online(name.as_str());
             (online && (self.is_joined)(id)).then_some(())
         };
         wait::until(self.patience, there);

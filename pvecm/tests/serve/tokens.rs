@@ -41,21 +41,18 @@ fn a_token_lets_one_node_join_and_no_more() {
         assert_eq!(api.send("POST", path, &token, "").status, 403, "{path}");
     }
     // What does not let a node in does not use the token up.
-    let add = |name: &str| {
+    let ask = |name: &str, more: &str| {
         let path = format!("/cluster/config/nodes/{name}");
-        api.send("POST", &path, &token, "new_node_ip=10.77.0.3&apiversion=1")
-            .status
+        let form = format!("new_node_ip=10.77.0.3&{more}");
+        api.send("POST", &path, &token, &form).status
     };
+    let add = |name: &str| ask(name, "apiversion=1");
     assert_eq!(add("refused"), 500);
     assert_eq!(add("n3"), 200);
     assert_eq!(add("n3"), 401);
     assert_eq!(add("n4"), 401);
     // The same node may ask anew, as long as it is in.
-    let anew = |name: &str| {
-        let path = format!("/cluster/config/nodes/{name}");
-        api.send("POST", &path, &token, "new_node_ip=10.77.0.3&force=1")
-            .status
-    };
+    let anew = |name: &str| ask(name, "force=1");
     assert_eq!(anew("n4"), 401);
     assert_eq!(anew("n3"), 401);
     api.enter("n3");

@@ -149,7 +149,5 @@ fn refused(refused: TokenRefused) -> ApiError {
 }
 
 fn is_online(host: &Host, node: &NodeName) -> Result<bool, ApiError> {
-    let members = pve::members(&host.paths)?;
-    let member = members.nodelist.get(node.as_str());
-    Ok(member.is_some_and(|member| member.online != 0))
+    Ok(pve::members(&host.paths)?.is_online(node.as_str()))
 }
