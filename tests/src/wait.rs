@@ -99,7 +99,7 @@ pub fn eventually_ok<T>(
                 return Err(error.context(format!("waited {deadline:?} in vain: {what}")));
             }
             Err(_) if is_interrupted() => bail!("interrupted while waiting for {what}"),
-            Err(_) => pause((LEISURE * begun.elapsed()).clamp(POLL, POLL_MAX)),
+            Err(_) => rest((LEISURE * begun.elapsed()).clamp(POLL, POLL_MAX)),
         }
     }
 }
@@ -123,22 +123,14 @@ pub fn measure_until(
     Ok(start.elapsed())
 }
 
-/// Rests between two operations of a load that is not to take all of the machine.
+/// Rests: between two operations of a load that is not to take all of the machine, and between two
+/// looks for a condition. Daemons and the kernel offer no event for most of what a test waits for
+/// (another node's view, a mount in another namespace), so there is nothing but to look again.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the rate of a load is a matter of time"
+    reason = "the rate of a load is a matter of time, and what is waited for sends no event"
 )]
 pub fn rest(time: Duration) {
-    std::thread::sleep(time);
-}
-
-/// Daemons and the kernel offer no event for most conditions that a test waits for (another
-/// node's view, a mount in another namespace), so there is nothing but to look again.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "polling: what is waited for sends no event"
-)]
-fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
