@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::defrag::{Defrag, Recent};
 use super::link::Link;
-use crate::wire::knet::Body;
+use crate::wire::knet::{Body, Ping};
 
 /// Which links carry data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub(super) struct Host {
     /// Reachability that was last told to the layer above.
     pub(super) reachable: bool,
     turn: u8,
+    /// It has sent messages since it started.
+    pub(super) has_sent: bool,
 }
 
 impl Host {
@@ -50,6 +52,7 @@ impl Host {
             defrag: Defrag::default(),
             reachable: false,
             turn: 0,
+            has_sent: false,
         }
     }
 
@@ -70,6 +73,26 @@ impl Host {
             amount.received += 1;
             amount.received_bytes += bytes;
         }
+    }
+
+    /// Takes a ping that came over this link. `true` if one should be sent back soon.
+    pub(super) fn handle_ping(&mut self, ping: &Ping) -> bool {
+        if ping.seq != 0 {
+            self.has_sent = true;
+        } else if ping.timed && self.has_sent {
+            self.handle_restart();
+        }
+        let link = self.links.get_mut(&ping.link);
+        link.is_some_and(Link::handle_ping)
+    }
+
+    /// Only who has started anew has sent nothing after it had sent something. Its messages have
+    /// the numbers of those before: halves of these must not be joined with them. And that its
+    /// links went down says nothing against them.
+    fn handle_restart(&mut self) {
+        self.has_sent = false;
+        self.defrag.clear();
+        self.links.values_mut().for_each(Link::forgive);
     }
 
     /// Calls `send` with each link that carries the next datagram.

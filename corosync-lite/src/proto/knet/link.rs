@@ -77,6 +77,8 @@ pub(super) struct Link {
     samples: u32,
     last_pong: Option<Instant>,
     last_ping: Option<Instant>,
+    /// The other side has pinged since: it is there.
+    is_pinged: bool,
     /// When the link is down if there is no pong before.
     doubted_until: Option<Instant>,
     /// Pings of all links go out at whole intervals after this.
@@ -101,6 +103,7 @@ impl Link {
             samples: 0,
             last_pong: None,
             last_ping: None,
+            is_pinged: false,
             doubted_until: None,
             grid,
             outstanding: VecDeque::new(),
@@ -159,6 +162,7 @@ impl Link {
                 usual.min(fast.max(late))
             }
             Some(_) => fast,
+            None if self.is_pinged => fast,
             None => usual,
         })
     }
@@ -188,10 +192,24 @@ impl Link {
         self.next_ping().is_none_or(|next| next <= now)
     }
 
+    /// The other side has sent a ping. `true` if that brings the next one from here forward: links
+    /// should come up on both sides together, or what one sends is lost at the other.
+    pub(super) fn handle_ping(&mut self) -> bool {
+        let is_news = !self.is_pinged && self.last_pong.is_none();
+        self.is_pinged |= is_news;
+        is_news
+    }
+
+    /// The other side has started anew: that the link went down then says nothing against it.
+    pub(super) fn forgive(&mut self) {
+        self.flaps = 0;
+    }
+
     /// A ping with this time is sent.
     pub(super) fn pinged(&mut self, now: Instant, time: PingTime, timed: bool) {
         if timed {
             self.last_ping = Some(now);
+            self.is_pinged = false;
         }
         if self.outstanding.len() == MAX_OUTSTANDING {
             self.outstanding.pop_front();
@@ -423,6 +441,20 @@ mod tests {
         let last = link.last_ping.unwrap();
         link.pinged(last + 750 * MS, [9; 16], true);
         assert_eq!(link.next_ping(), Some(last + 950 * MS));
+    }
+
+    #[test]
+    fn a_ping_of_the_other_side_is_answered_with_one_soon() {
+        let mut link = link();
+        let now = tests_base();
+        link.pinged(now, [1; 16], true);
+        assert_eq!(link.next_ping(), Some(now + 750 * MS));
+        assert!(link.handle_ping());
+        assert_eq!(link.next_ping(), Some(now + 200 * MS));
+        assert!(!link.handle_ping());
+        // One for each: who pings and does not hear is not asked more often.
+        link.pinged(now + 200 * MS, [2; 16], true);
+        assert_eq!(link.next_ping(), Some(now + 750 * MS));
     }
 
     #[test]

@@ -413,7 +413,11 @@ impl Knet {
                 if !host.recent.insert(fingerprint) {
                     return Err(Discard::Duplicate);
                 }
+                let is_sooner = host.handle_ping(&ping);
                 self.outbox.pong(&mut self.stats, destination, ping);
+                if is_sooner {
+                    self.run_links(now);
+                }
                 Ok(())
             }
             Body::Pong(ping) => self.handle_pong(now, node, from, ping),
@@ -661,6 +665,7 @@ fn receive_data(
     if !host.recent.insert(fingerprint) {
         return Err(Discard::Duplicate);
     }
+    host.has_sent = true;
     if header.fragments == 1 {
         return Ok(Some(Bytes::copy_from_slice(payload)));
     }

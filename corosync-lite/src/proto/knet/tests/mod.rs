@@ -361,6 +361,70 @@ fn a_node_that_starts_again_is_understood_at_once() {
 }
 
 #[test]
+fn links_come_up_on_both_sides_together() {
+    let mut net = Net::new(2, 1, keyed());
+    net.kill(2);
+    net.run(300 * MS);
+    net.restart(2, keyed());
+    let mut up = [None; 2];
+    while up.contains(&None) {
+        net.run(MS);
+        let now = net.now;
+        for (node, at) in (1..).zip(&mut up) {
+            let is_reachable = net.knet(node).is_reachable(NodeId(3 - node));
+            *at = at.or(is_reachable.then_some(now));
+        }
+    }
+    let [one, other] = up.map(|at| at.unwrap());
+    let apart = one.max(other).duration_since(one.min(other));
+    assert!(apart < 10 * MS, "{apart:?}");
+}
+
+#[test]
+fn a_node_that_starts_again_and_again_has_its_links_as_soon() {
+    let mut net = Net::new(2, 1, keyed());
+    let mut times = Vec::new();
+    for _ in 0..4 {
+        let start = net.now;
+        while !(net.knet(1).is_reachable(NodeId(2)) && net.knet(2).is_reachable(NodeId(1))) {
+            net.run(10 * MS);
+        }
+        times.push(net.now.duration_since(start));
+        net.send(2, Target::All, &message(0, 100)).unwrap();
+        net.run(100 * MS);
+        net.kill(2);
+        while net.knet(1).is_reachable(NodeId(2)) {
+            net.run(10 * MS);
+        }
+        net.restart(2, keyed());
+    }
+    assert!(times[3] <= times[0] + 200 * MS, "{times:?}");
+}
+
+#[test]
+fn halves_of_messages_before_and_after_a_start_are_not_joined() {
+    let mut net = Net::new(2, 1, keyed());
+    net.run(5 * SECOND);
+    let [old, new] = [1, 2].map(|number| {
+        let mut bytes = message(0, 2000).to_vec();
+        bytes[13..].fill(number);
+        Bytes::from(bytes)
+    });
+    // Only the first half of the old one comes, and only the second of the new one.
+    net.send(2, Target::All, &old).unwrap();
+    assert_eq!(net.lose_all_but(0), 1);
+    net.run(MS);
+    net.restart(2, keyed());
+    while !net.knet(2).is_reachable(NodeId(1)) {
+        net.run(MS);
+    }
+    net.send(2, Target::All, &new).unwrap();
+    assert_eq!(net.lose_all_but(1), 1);
+    net.run(100 * MS);
+    assert_eq!(net.delivered(1), []);
+}
+
+#[test]
 fn an_idle_node_wakes_up_a_few_times_a_second() {
     let mut net = Net::new(3, 2, keyed());
     net.run(10 * SECOND);

@@ -194,6 +194,14 @@ impl Net {
         result
     }
 
+    /// Of what is on its way, one datagram arrives. Returns how many do not.
+    pub(super) fn lose_all_but(&mut self, place: usize) -> usize {
+        let kept = self.flying.keys().nth(place).copied().unwrap();
+        let count = self.flying.len();
+        self.flying.retain(|key, _| *key == kept);
+        count - self.flying.len()
+    }
+
     /// Messages since the last call.
     pub(super) fn delivered(&mut self, node: u32) -> Vec<(NodeId, Bytes)> {
         self.drain(node);
