@@ -1,8 +1,9 @@
 //! Agreement on a membership: join messages, proc and failed lists, consensus, other rings.
 //!
-//! Invariants: `proc` contains this node while gathering; `consensus` holds only nodes whose last
-//! join message equalled this node's lists; a commit token is made only when all of
-//! `proc - failed` are in it and this node is the lowest of them.
+//! Invariants: `proc` contains this node while gathering; `consensus` holds only nodes that sent a
+//! join message that equalled this node's lists, and `dissent` those whose last one did not; a
+//! commit token is made only when all of `proc - failed` are in the first and none of them in the
+//! second, and this node is the lowest of them.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -35,6 +36,7 @@ impl Srp {
         self.rotation.held = false;
         self.proc.insert(self.node);
         self.consensus = BTreeSet::from([self.node]);
+        self.dissent.clear();
         self.state = State::Gather;
         *self.stats.gathers.entry(reason).or_default() += 1;
         if reason == GatherReason::ConsensusTimeout {
@@ -197,7 +199,10 @@ impl Srp {
             // The goodbye of a node that was no member: nothing to do about it.
             return Err(Discard::Stale);
         }
-        if *proc == self.proc && *failed == self.failed && !is_leave {
+        if *proc != self.proc || *failed != self.failed {
+            self.dissent.insert(from);
+        } else if !is_leave {
+            self.dissent.remove(&from);
             self.consensus.insert(from);
             self.check_consensus(now);
         }
@@ -238,13 +243,23 @@ impl Srp {
         self.proc.difference(&self.failed).copied().collect()
     }
 
+    /// Whether all these agree now.
+    fn agree(&self, nodes: &[NodeId]) -> bool {
+        let agrees = |node| self.consensus.contains(node) && !self.dissent.contains(node);
+        nodes.iter().all(agrees)
+    }
+
     /// Makes the commit token when all agree and it is up to this node.
+    ///
+    /// Who agreed and has changed its mind since would not take it: while the token is lost, others
+    /// begin anew, and with equal timeouts all of them may do so for ever. It is not failed for
+    /// that, though: nodes of different rings find out about a silent one each for itself.
     fn check_consensus(&mut self, now: Instant) {
         if !matches!(self.state, State::Gather) {
             return;
         }
         let agreed_on = self.agreed_on();
-        if !agreed_on.iter().all(|node| self.consensus.contains(node)) {
+        if !self.agree(&agreed_on) {
             return;
         }
         if self.failed_to_receive {
@@ -283,7 +298,7 @@ impl Srp {
             return false;
         }
         let agreed_on = self.agreed_on();
-        if agreed_on.iter().all(|node| self.consensus.contains(node)) {
+        if self.agree(&agreed_on) {
             // All agree, but the node that should make the commit token has not.
             self.consensus = BTreeSet::from([self.node]);
             self.timers.start(Timer::Token, now, self.config.token);

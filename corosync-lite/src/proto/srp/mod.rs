@@ -204,6 +204,8 @@ pub struct Srp {
     failed: BTreeSet<NodeId>,
     /// Nodes whose last join message equalled this node's proposal.
     consensus: BTreeSet<NodeId>,
+    /// Nodes whose last proposal was another one.
+    dissent: BTreeSet<NodeId>,
     failed_to_receive: bool,
     /// Nodes that are no members, at most as many as a ring may have.
     past: BTreeMap<NodeId, Past>,
@@ -247,6 +249,7 @@ impl Srp {
             proc: BTreeSet::new(),
             failed: BTreeSet::new(),
             consensus: BTreeSet::new(),
+            dissent: BTreeSet::new(),
             failed_to_receive: false,
             past: BTreeMap::new(),
             regular: SortQueue::default(),

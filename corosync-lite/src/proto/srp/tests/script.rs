@@ -340,6 +340,35 @@ fn only_members_are_failed_for_failing_this_node() {
 }
 
 #[test]
+fn who_changed_its_mind_is_not_committed_with() {
+    let (mut srp, now) = alone(Config::default());
+    let join = |from: u32, failed: &[u32]| {
+        let join = MembJoin {
+            header: Header::new(NodeId(from), NodeId::NONE),
+            system_from: NodeId(from),
+            proc: [1, 2, 3].map(NodeId).to_vec(),
+            failed: failed.iter().copied().map(NodeId).collect(),
+            ring_seq: 0,
+        };
+        join.encode()
+    };
+    srp.handle_datagram(now, &join(2, &[])).unwrap();
+    srp.handle_datagram(now, &join(2, &[3])).unwrap();
+    srp.handle_datagram(now, &join(3, &[])).unwrap();
+    assert_eq!(srp.phase(), Phase::Gather);
+    // Without another word of it this node begins anew, and fails it only if it stays away then.
+    let later = now + Config::default().consensus;
+    while let Some(due) = srp.poll_timeout().filter(|due| *due <= later) {
+        srp.handle_timeout(due);
+    }
+    assert_eq!(srp.phase(), Phase::Gather);
+    assert!(srp.failed.is_empty());
+    srp.handle_datagram(later, &join(3, &[])).unwrap();
+    srp.handle_datagram(later, &join(2, &[])).unwrap();
+    assert_eq!(srp.phase(), Phase::Commit);
+}
+
+#[test]
 fn safe_delivery_waits_for_all() {
     let config = Config {
         delivery: Delivery::Safe,
