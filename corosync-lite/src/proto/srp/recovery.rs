@@ -230,13 +230,14 @@ impl Srp {
     }
 
     /// A message of the old ring has come in over the new one: this node need not send it.
-    pub(super) fn note_recovered(&mut self, carried: &Bytes) {
+    pub(super) fn note_recovered(&mut self, from: NodeId, carried: &Bytes) {
         let Some((ring, seq, _)) = old_message(carried) else {
             return;
         };
         let distance = self.regular.distance(seq);
         if ring == self.installed
             && let State::Recovery(recovery) = &mut self.state
+            && recovery.trans.contains(&from)
         {
             recovery.unsent.remove(&distance);
         }
@@ -253,7 +254,7 @@ impl Srp {
             high_delivered,
             ..
         } = *recovery;
-        self.take_recovered(&queue);
+        self.take_recovered(&queue, &trans);
         let limit = match self.config.delivery {
             Delivery::Agreed => self.regular.high(),
             Delivery::Safe => self.stable().later(high_delivered),
@@ -295,11 +296,12 @@ impl Srp {
         self.deliver_up_to(self.delivery_limit());
     }
 
-    /// Moves what was recovered into the old ring's queue.
-    fn take_recovered(&mut self, queue: &SortQueue) {
+    /// Moves what was recovered into the old ring's queue. Only those that were on it have some: a
+    /// node that lost its storage may have made another ring of the same name with others.
+    fn take_recovered(&mut self, queue: &SortQueue, trans: &BTreeSet<NodeId>) {
         for (_, carrier) in queue
             .after(SeqNo::ZERO)
-            .filter(|(_, stored)| stored.is_encapsulated)
+            .filter(|(_, stored)| stored.is_encapsulated && trans.contains(&stored.sender))
         {
             if let Some((ring, seq, stored)) = old_message(&carrier.body())
                 && ring == self.installed

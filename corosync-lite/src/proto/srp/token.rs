@@ -418,7 +418,9 @@ impl Srp {
         self.stats.messages_received += 1;
         match self.state {
             State::Operational => self.deliver_up_to(self.delivery_limit()),
-            State::Recovery(_) if is_encapsulated => self.note_recovered(&mcast.body),
+            State::Recovery(_) if is_encapsulated => {
+                self.note_recovered(mcast.header.node, &mcast.body)
+            }
             _ => {}
         }
         Ok(())
