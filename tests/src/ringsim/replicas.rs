@@ -147,7 +147,7 @@ impl Replicas {
                 }
                 let members: Vec<MemberId> = members.iter().map(member).collect();
                 let event = Event::Members {
-                    view: self.view(ring, &members),
+                    view: self.view(ring, &members, &left),
                     members,
                     joined: !joined.is_empty(),
                 };
@@ -157,13 +157,17 @@ impl Replicas {
         }
     }
 
-    /// A number for these members of a ring, and their present stay in the group.
-    fn view(&self, ring: Option<Ring>, members: &[MemberId]) -> u64 {
+    /// A number for these members of a ring, and their present stay in the group. When somebody
+    /// left within a ring the others may have been among themselves before in the same ring: so
+    /// that stay belongs to it.
+    fn view(&self, ring: Option<Ring>, members: &[MemberId], left: &[Address]) -> u64 {
         use std::hash::{DefaultHasher, Hash as _, Hasher as _};
         let mut hasher = DefaultHasher::new();
-        ring.hash(&mut hasher);
-        for member in members {
-            (member, self.joins.get(member)).hash(&mut hasher);
+        (ring, members.len()).hash(&mut hasher);
+        // A change of the ring has others that are gone on each side of a merge.
+        let gone = left.iter().filter(|it| it.reason != cpg::Reason::NodeDown);
+        for who in members.iter().copied().chain(gone.map(member)) {
+            (who, self.joins.get(&who)).hash(&mut hasher);
         }
         hasher.finish()
     }
