@@ -162,7 +162,7 @@ impl Packer {
         let mut again = VecDeque::new();
         if self.continues_at(sent) {
             let start = self.start_of_open(sent);
-            again.push_back(single_piece(Bytes::from_static(TO_NOBODY), 0));
+            again.push_back(beginning_anew());
             for (index, frame) in self.taken.range(start..sent).enumerate() {
                 again.push_back(if index == 0 {
                     last_piece(frame)
@@ -180,12 +180,13 @@ impl Packer {
     /// Drops everything that was not sent; `unsent` are the frames that were taken but not sent.
     pub fn discard(&mut self, unsent: &VecDeque<Bytes>) {
         let sent = self.taken.len().saturating_sub(unsent.len());
-        let is_cut = self.continues_at(sent);
+        // Others may still wait for the frame that says so after an earlier cut.
+        let next = self.taken.get(sent).or(self.ready.front());
+        let is_cut = self.continues_at(sent) || next == Some(&beginning_anew());
         let frame_len_max = self.frame_len_max;
         *self = Self::new(frame_len_max);
         if is_cut {
-            self.ready
-                .push_back(single_piece(Bytes::from_static(TO_NOBODY), 0));
+            self.ready.push_back(beginning_anew());
         }
     }
 }
@@ -197,6 +198,11 @@ fn continuation_of(frame: &Bytes) -> u8 {
 fn piece_count(frame: &Bytes) -> u16 {
     let bytes = frame.get(6..8).and_then(|bytes| bytes.try_into().ok());
     bytes.map_or(0, u16::from_le_bytes)
+}
+
+/// Has receivers that wait for the rest of a message drop what they have of it.
+fn beginning_anew() -> Bytes {
+    single_piece(Bytes::from_static(TO_NOBODY), 0)
 }
 
 fn single_piece(piece: Bytes, fragmented: u8) -> Bytes {

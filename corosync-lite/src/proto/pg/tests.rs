@@ -99,6 +99,7 @@ proptest! {
     fn a_lane_goes_on_after_frames_were_dropped(
         lens in prop::collection::vec(3..300_usize, 1..20),
         sent in 0..30_usize,
+        again in prop::collection::vec(any::<bool>(), 0..3),
     ) {
         let mut packer = Packer::new(64);
         lens.iter().enumerate().for_each(|(seed, len)| push(&mut packer, &message(*len, seed)));
@@ -107,6 +108,11 @@ proptest! {
         let mut old = Assembler::default();
         joined(&mut old, &frames);
         packer.discard(&unsent);
+        // Another configuration may come before anything is sent in this one.
+        for taken_before in again {
+            let unsent = if taken_before { taken(&mut packer).into() } else { VecDeque::new() };
+            packer.discard(&unsent);
+        }
         let next = message(100, 99);
         push(&mut packer, &next);
         packer.flush();
