@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use super::defrag::{Defrag, Recent};
 use super::link::Link;
 use crate::wire::knet::{Body, Ping};
+
+/// A ping may come as much later than a message that was sent after it. Links take longer to come up.
+const LATE_PING: Duration = Duration::from_millis(200);
 
 /// Which links carry data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +44,8 @@ pub(super) struct Host {
     /// Reachability that was last told to the layer above.
     pub(super) reachable: bool,
     turn: u8,
-    /// It has sent messages since it started.
-    pub(super) has_sent: bool,
+    /// When the first message came since it started.
+    sent_since: Option<Instant>,
 }
 
 impl Host {
@@ -52,7 +56,7 @@ impl Host {
             defrag: Defrag::default(),
             reachable: false,
             turn: 0,
-            has_sent: false,
+            sent_since: None,
         }
     }
 
@@ -76,21 +80,27 @@ impl Host {
     }
 
     /// Takes a ping that came over this link. `true` if one should be sent back soon.
-    pub(super) fn handle_ping(&mut self, ping: &Ping) -> bool {
+    pub(super) fn handle_ping(&mut self, now: Instant, ping: &Ping) -> bool {
+        let has_sent = |since| now.saturating_duration_since(since) > LATE_PING;
         if ping.seq != 0 {
-            self.has_sent = true;
-        } else if ping.timed && self.has_sent {
+            self.note_sent(now);
+        } else if ping.timed && self.sent_since.is_some_and(has_sent) {
             self.handle_restart();
         }
         let link = self.links.get_mut(&ping.link);
         link.is_some_and(Link::handle_ping)
     }
 
+    /// It has sent a message.
+    pub(super) fn note_sent(&mut self, now: Instant) {
+        self.sent_since.get_or_insert(now);
+    }
+
     /// Only who has started anew has sent nothing after it had sent something. Its messages have
     /// the numbers of those before: halves of these must not be joined with them. And that its
     /// links went down says nothing against them.
     fn handle_restart(&mut self) {
-        self.has_sent = false;
+        self.sent_since = None;
         self.defrag.clear();
         self.links.values_mut().for_each(Link::forgive);
     }

@@ -18,6 +18,8 @@ use super::stats::{Latencies, Traffic};
 const MAX_OUTSTANDING: usize = 16;
 /// Pings of a link that answers but is not up yet, and of one whose pong is late.
 const FAST_PING_INTERVAL: Duration = Duration::from_millis(200);
+/// When a ping of the other side is answered with one, counted from the last one.
+const PING_BACK_AFTER: Duration = Duration::from_millis(50);
 /// What a pong may be late beyond its usual latency before the next ping is sent early.
 const LATE: Duration = Duration::from_millis(50);
 /// A link that goes down sooner after it came up has to earn twice as many pongs next time, and
@@ -162,7 +164,7 @@ impl Link {
                 usual.min(fast.max(late))
             }
             Some(_) => fast,
-            None if self.is_pinged => fast,
+            None if self.is_pinged => last + PING_BACK_AFTER,
             None => usual,
         })
     }
@@ -450,7 +452,7 @@ mod tests {
         link.pinged(now, [1; 16], true);
         assert_eq!(link.next_ping(), Some(now + 750 * MS));
         assert!(link.handle_ping());
-        assert_eq!(link.next_ping(), Some(now + 200 * MS));
+        assert_eq!(link.next_ping(), Some(now + 50 * MS));
         assert!(!link.handle_ping());
         // One for each: who pings and does not hear is not asked more often.
         link.pinged(now + 200 * MS, [2; 16], true);

@@ -413,7 +413,7 @@ impl Knet {
                 if !host.recent.insert(fingerprint) {
                     return Err(Discard::Duplicate);
                 }
-                let is_sooner = host.handle_ping(&ping);
+                let is_sooner = host.handle_ping(now, &ping);
                 self.outbox.pong(&mut self.stats, destination, ping);
                 if is_sooner {
                     self.run_links(now);
@@ -665,7 +665,7 @@ fn receive_data(
     if !host.recent.insert(fingerprint) {
         return Err(Discard::Duplicate);
     }
-    host.has_sent = true;
+    host.note_sent(now);
     if header.fragments == 1 {
         return Ok(Some(Bytes::copy_from_slice(payload)));
     }
