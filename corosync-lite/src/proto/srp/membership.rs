@@ -5,7 +5,7 @@
 //! commit token is made only when all of `proc - failed` are in the first and none of them in the
 //! second, and this node is the lowest of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::timer::Timer;
@@ -35,7 +35,7 @@ impl Srp {
         self.timers.stop_protocol();
         self.rotation.held = false;
         self.proc.insert(self.node);
-        self.consensus = BTreeSet::from([self.node]);
+        self.consensus = BTreeMap::from([(self.node, self.ring.seq)]);
         self.dissent.clear();
         self.state = State::Gather;
         *self.stats.gathers.entry(reason).or_default() += 1;
@@ -124,7 +124,9 @@ impl Srp {
             }
             State::Gather => {}
             State::Commit | State::Recovery(_) => {
-                if !self.members.contains(&from) || is_overtaken {
+                let is_refusal = matches!(self.state, State::Commit)
+                    && self.has_gone_on(from, join.ring_seq, &proc, &failed);
+                if !self.members.contains(&from) || (is_overtaken && !is_refusal) {
                     self.ring_seq_max = self.ring_seq_max.max(join.ring_seq);
                     return Err(Discard::Stale);
                 }
@@ -138,7 +140,22 @@ impl Srp {
             State::Stopped => return Err(Discard::Stopped),
         }
         self.ring_seq_max = self.ring_seq_max.max(join.ring_seq);
-        self.process_join(now, from, join.is_leave(), &proc, &failed)
+        self.process_join(now, join, &proc, &failed)
+    }
+
+    /// Whether a node that agreed to the ring being committed has heard of more since: it will not
+    /// take the commit token, and to wait until that is missed would be a waste. What it proposed
+    /// before it agreed was less, and on an older ring it does not count.
+    fn has_gone_on(
+        &self,
+        from: NodeId,
+        ring_seq: u64,
+        proc: &BTreeSet<NodeId>,
+        failed: &BTreeSet<NodeId>,
+    ) -> bool {
+        let is_more = (proc, failed) != (&self.proc, &self.failed);
+        let is_all = proc.is_superset(&self.proc) && failed.is_superset(&self.failed);
+        self.consensus.get(&from) == Some(&ring_seq) && is_all && is_more
     }
 
     /// Whether a node that is no member shows a ring sequence that it is known to have left
@@ -182,11 +199,11 @@ impl Srp {
     fn process_join(
         &mut self,
         now: Instant,
-        from: NodeId,
-        is_leave: bool,
+        join: &MembJoin,
         proc: &BTreeSet<NodeId>,
         failed: &BTreeSet<NodeId>,
     ) -> Result<(), Discard> {
+        let (from, ring_seq) = (join.system_from, join.ring_seq);
         if proc.is_subset(&self.proc) && failed.is_subset(&self.failed) {
             if matches!(self.state, State::Operational) {
                 self.enter_gather(now, GatherReason::JoinInOperational);
@@ -201,9 +218,9 @@ impl Srp {
         }
         if *proc != self.proc || *failed != self.failed {
             self.dissent.insert(from);
-        } else if !is_leave {
+        } else if !join.is_leave() {
             self.dissent.remove(&from);
-            self.consensus.insert(from);
+            self.consensus.insert(from, ring_seq);
             self.check_consensus(now);
         }
         Ok(())
@@ -245,7 +262,7 @@ impl Srp {
 
     /// Whether all these agree now.
     fn agree(&self, nodes: &[NodeId]) -> bool {
-        let agrees = |node| self.consensus.contains(node) && !self.dissent.contains(node);
+        let agrees = |node| self.consensus.contains_key(node) && !self.dissent.contains(node);
         nodes.iter().all(agrees)
     }
 
@@ -300,7 +317,7 @@ impl Srp {
         let agreed_on = self.agreed_on();
         if self.agree(&agreed_on) {
             // All agree, but the node that should make the commit token has not.
-            self.consensus = BTreeSet::from([self.node]);
+            self.consensus = BTreeMap::from([(self.node, self.ring.seq)]);
             self.timers.start(Timer::Token, now, self.config.token);
             return false;
         }
@@ -308,7 +325,7 @@ impl Srp {
             .proc
             .iter()
             .copied()
-            .filter(|node| !self.consensus.contains(node))
+            .filter(|node| !self.consensus.contains_key(node))
             .collect();
         self.failed.extend(silent);
         self.enter_gather(now, GatherReason::ConsensusTimeout);
@@ -378,8 +395,9 @@ impl Srp {
         Ok(())
     }
 
-    /// The representative of an idle ring shows itself to others.
-    pub(super) fn look_for_others(&mut self) {
+    /// The representative of a ring shows itself to others: while the ring is idle, and when a node
+    /// that is no member can be reached.
+    pub fn look_for_others(&mut self) {
         if matches!(self.state, State::Operational) && self.is_rep() {
             let merge = MergeDetect {
                 header: Header::new(self.node, NodeId::NONE),

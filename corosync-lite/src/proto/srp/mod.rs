@@ -202,8 +202,8 @@ pub struct Srp {
     successor: NodeId,
     proc: BTreeSet<NodeId>,
     failed: BTreeSet<NodeId>,
-    /// Nodes whose last join message equalled this node's proposal.
-    consensus: BTreeSet<NodeId>,
+    /// Nodes that sent a join message that equalled this node's proposal, and the ring sequence in it.
+    consensus: BTreeMap<NodeId, u64>,
     /// Nodes whose last proposal was another one.
     dissent: BTreeSet<NodeId>,
     failed_to_receive: bool,
@@ -248,7 +248,7 @@ impl Srp {
             successor: node,
             proc: BTreeSet::new(),
             failed: BTreeSet::new(),
-            consensus: BTreeSet::new(),
+            consensus: BTreeMap::new(),
             dissent: BTreeSet::new(),
             failed_to_receive: false,
             past: BTreeMap::new(),

@@ -369,6 +369,31 @@ fn who_changed_its_mind_is_not_committed_with() {
 }
 
 #[test]
+fn who_will_refuse_the_commit_token_is_not_waited_for() {
+    let (mut srp, now) = alone(Config::default());
+    let join = |proc: &[u32], ring_seq| {
+        let join = MembJoin {
+            header: Header::new(NodeId(2), NodeId::NONE),
+            system_from: NodeId(2),
+            proc: proc.iter().copied().map(NodeId).collect(),
+            failed: Vec::new(),
+            ring_seq,
+        };
+        join.encode()
+    };
+    srp.handle_datagram(now, &join(&[1, 2], 1)).unwrap();
+    assert_eq!(srp.phase(), Phase::Commit);
+    for (proc, ring_seq) in [(&[2][..], 1), (&[1, 2], 1), (&[1, 2, 3], 0)] {
+        let join = join(proc, ring_seq);
+        assert_eq!(srp.handle_datagram(now, &join), Err(Discard::Stale));
+    }
+    assert_eq!(srp.phase(), Phase::Commit);
+    srp.handle_datagram(now, &join(&[1, 2, 3], 1)).unwrap();
+    assert_eq!(srp.phase(), Phase::Gather);
+    assert!(srp.proc.contains(&NodeId(3)));
+}
+
+#[test]
 fn safe_delivery_waits_for_all() {
     let config = Config {
         delivery: Delivery::Safe,
