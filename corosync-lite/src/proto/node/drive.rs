@@ -55,7 +55,13 @@ impl Node {
                 link,
                 reason,
             } => self.log(Log::LinkDown { node, link, reason }),
-            knet::Event::HostUp(node) => self.log(Log::NodeReachable(node)),
+            knet::Event::HostUp(node) => {
+                self.log(Log::NodeReachable(node));
+                if !self.members.contains(&node) {
+                    self.srp.look_for_others();
+                    self.drain_ring(now);
+                }
+            }
             knet::Event::HostDown(node) => self.log(Log::NodeUnreachable(node)),
             knet::Event::NextKeysUsed(_) => {
                 self.cfg.next_keys_used();
