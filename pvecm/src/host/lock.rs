@@ -43,7 +43,7 @@ impl NodeLock {
             Ok(()) => Some(Ok(())),
             Err(TryLockError::WouldBlock) => {
                 if !told {
-                    eprintln!("trying to acquire lock...");
+                    crate::tell::tell("trying to acquire lock...");
                     told = true;
                 }
                 None
