@@ -30,7 +30,7 @@ pub fn need_root() -> Outcome {
 /// # Errors
 /// When another command runs.
 pub(super) fn node_lock(host: &Host) -> Outcome<NodeLock> {
-    NodeLock::take(&host.paths.at("var/lock/pvecm.lock"))
+    NodeLock::take(&host.paths.at("var/lock/pvecm.lock")).map(NodeLock::signed)
 }
 
 /// Takes this node's lock, and puts back what a command that was killed has left.
