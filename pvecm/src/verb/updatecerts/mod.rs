@@ -25,7 +25,7 @@ use crate::host::pve::{self, State};
 use crate::host::wait::{now, until};
 use crate::host::{Host, Paths};
 use crate::ssh;
-use crate::tell::tell;
+use crate::tell::{announce, tell};
 use crate::value::NodeName;
 
 /// The cluster's lock for files that nodes share.
@@ -259,7 +259,7 @@ fn update(host: &Host, options: UpdateOptions, facts: &Facts) -> Result<Updated,
         report(&looked);
         found?;
         if !options.silent {
-            show("certificates, keys and directories are as they should be\n")?;
+            announce("certificates, keys and directories are as they should be");
         }
         return Ok(Updated::default());
     }
