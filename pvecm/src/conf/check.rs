@@ -220,12 +220,7 @@ impl ClusterConf {
                 });
             }
         }
-        let mut given = joiner.links.values();
-        while let Some(address) = given.next() {
-            if given.clone().any(|other| is_same(other, address)) {
-                return Err(JoinRefused::AddressTwice(address.clone()));
-            }
-        }
+        different(&joiner.links)?;
         let links = self.links_of(joiner, others().next().is_some())?;
         others().try_for_each(|node| same_families(&links, node))?;
         let votes = joiner.votes.unwrap_or(super::VOTES);
@@ -304,6 +299,17 @@ impl ClusterConf {
         }
         Ok(given)
     }
+}
+
+/// Refuses links with the same address.
+fn different(links: &BTreeMap<u8, String>) -> Result<(), JoinRefused> {
+    let mut given = links.values();
+    while let Some(address) = given.next() {
+        if given.clone().any(|other| is_same(other, address)) {
+            return Err(JoinRefused::AddressTwice(address.clone()));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses links on which the node would be at an address of another kind than this one. What host names
