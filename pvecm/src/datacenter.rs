@@ -157,7 +157,7 @@ impl Datacenter {
     /// Shows the user what was left out.
     pub fn show_warnings(&self) {
         for warning in &self.warnings {
-            eprintln!("warning: {warning}");
+            crate::tell::tell(&format!("warning: {warning}"));
         }
     }
 

@@ -15,6 +15,7 @@
 //! | [`host`] | the node: its paths, files, locks, services, and the mount |
 //! | [`transaction`] | changes of the node that are put back when a later step fails |
 //! | [`info`] | what a node needs to know to join |
+//! | [`tell`] | what the user is told meanwhile |
 //! | [`serve`] | the API over HTTPS |
 //! | [`failure`] | how a command ends when it does not do what was asked |
 
@@ -30,6 +31,7 @@ pub mod join;
 pub mod serve;
 pub mod ssh;
 pub mod state;
+pub mod tell;
 pub mod transaction;
 pub mod value;
 pub mod verb;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use pvecm::cli;
 use pvecm::failure::code;
+use pvecm::tell::{ask, tell};
 
 fn main() -> ExitCode {
     let words = std::env::args_os().skip(1);
@@ -17,21 +18,20 @@ fn main() -> ExitCode {
             // Nobody reads it if it can not be written.
             match stop.code {
                 code::OK => drop(std::io::stdout().write_all(stop.text.as_bytes())),
-                _ => eprint!("{}", stop.text),
+                _ => ask(&stop.text),
             }
             return stop.code.into();
         }
     };
     for warning in &parsed.warnings {
-        eprintln!("{warning}");
+        tell(warning);
     }
     match cli::run(&parsed.cli) {
         Ok(()) => code::OK.into(),
         Err(failure) => {
             let text = failure.to_string();
             if !text.is_empty() {
-                // The terminal may be gone, and that be the reason.
-                drop(writeln!(std::io::stderr(), "{text}"));
+                tell(&text);
             }
             failure.code().into()
         }

@@ -185,7 +185,7 @@ pub struct Create {
     #[command(flatten)]
     pub links: Links,
     /// Number of this node
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65535))]
     pub nodeid: u32,
     /// Votes of this node
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]

@@ -149,7 +149,21 @@ fn mistakes_are_told_as_the_original_tells_them() {
     assert!(missing.starts_with("Option votes requires an argument\n400 unable"));
     assert!(refused("").starts_with("ERROR: no command specified\nUSAGE: "));
     assert!(refused("link").starts_with("ERROR: incomplete command 'pvecm link'\n"));
-    assert!(refused("quorum").starts_with("400 not enough arguments\n"));
+    let needed = refused("quorum");
+    assert!(
+        needed.starts_with("Option force-local is needed\n400 not enough arguments\n"),
+        "{needed}"
+    );
+    let choices = refused("certs rollover now");
+    assert!(
+        choices.contains("use one of announce, switch, finish"),
+        "{choices}"
+    );
+    let large = refused("create c --nodeid 65536");
+    assert!(
+        large.contains("nodeid: 65536 is not in 1..=65535"),
+        "{large}"
+    );
     assert!(refused("add h --import-guests keep").starts_with("400 too many arguments\n"));
 }
 
@@ -177,6 +191,10 @@ fn help_needs_nothing() {
         "\n       pvecm help [<extra-args>] [OPTIONS]\n",
     ] {
         assert!(list.contains(line), "{line}: {list}");
+    }
+    for command in Cli::command().get_subcommands() {
+        let line = format!("\n       pvecm {} ", command.get_name());
+        assert!(list.contains(&line) || command.is_hide_set(), "{line}");
     }
     assert!(refused("help foo").starts_with("ERROR: unknown command 'pvecm foo'\n"));
 }

@@ -31,6 +31,7 @@ const GROUPS: [&[&str]; 3] = [
         "serve",
         "token",
         "undo",
+        "wait-quorum",
     ],
 ];
 const HELP: &str = "       pvecm help [<extra-args>] [OPTIONS]\n";
@@ -138,6 +139,10 @@ pub(super) fn fault_of(error: &Error, command: &Command) -> Fault {
     let context = |kind| error.get(kind).map(ToString::to_string);
     let about = context(ContextKind::InvalidArg).unwrap_or_default();
     match error.kind() {
+        ErrorKind::MissingRequiredArgument if about.starts_with('-') => Fault::Other(format!(
+            "Option {} is needed\n400 not enough arguments",
+            name_of(&about)
+        )),
         ErrorKind::MissingRequiredArgument => Fault::Other("400 not enough arguments".to_owned()),
         ErrorKind::UnknownArgument if about.starts_with('-') => Fault::Other(format!(
             "Unknown option: {about}\n400 unable to parse option"
@@ -182,5 +187,11 @@ fn reason_of(error: &Error) -> String {
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
-    first.trim_start_matches("error: ").to_owned()
+    let reason = first.trim_start_matches("error: ");
+    match error.get(ContextKind::ValidValue) {
+        Some(valid) if error.kind() == ErrorKind::InvalidValue => {
+            format!("{reason}: use one of {valid}")
+        }
+        _ => reason.to_owned(),
+    }
 }

@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use super::{ClusterConf, NodeEntry, ring_key};
 use crate::value::NodeName;
 
+/// Largest number of a node that knet can carry.
+const KNET_ID_MAX: u32 = 65535;
+
 /// Host names to addresses, in order of preference.
 pub trait Resolve {
     /// All addresses of a name; an address stands for itself.
@@ -91,6 +94,31 @@ pub enum JoinRefused {
         /// Whose it is.
         node: String,
     },
+    /// Its number does not fit into the headers of the transport.
+    #[error(
+        "node id {0} is too large for the transport of this cluster, knet: choose one up to {KNET_ID_MAX}, or none"
+    )]
+    IdTooLarge(u32),
+    /// One link carries one kind of addresses.
+    #[error(
+        "address '{address}' can not be on link {link}, where node '{node}' is at '{other}': both must be IPv4 or \
+         both IPv6"
+    )]
+    OtherFamily {
+        /// The address.
+        address: String,
+        /// The link.
+        link: u8,
+        /// A node that is on it.
+        node: String,
+        /// The address of that node.
+        other: String,
+    },
+    /// Two links with one address are one.
+    #[error(
+        "address '{0}' is given for two links of the new node: give each link an address of its own"
+    )]
+    AddressTwice(String),
     /// The votes of the device would be wrong.
     #[error("the cluster has a QDevice: remove it, add the node, and set it up again")]
     HasDevice,
@@ -192,7 +220,9 @@ impl ClusterConf {
                 });
             }
         }
+        different(&joiner.links)?;
         let links = self.links_of(joiner, others().next().is_some())?;
+        others().try_for_each(|node| same_families(&links, node))?;
         let votes = joiner.votes.unwrap_or(super::VOTES);
         let known = self.node(joiner.name.as_str());
         if let Some(known) = known {
@@ -213,6 +243,10 @@ impl ClusterConf {
         }
         if self.has_device() && !joiner.force {
             return Err(JoinRefused::HasDevice);
+        }
+        let is_knet = self.setting("totem", "transport").unwrap_or("knet") == "knet";
+        if let Some(id) = joiner.id.filter(|id| is_knet && *id > KNET_ID_MAX) {
+            return Err(JoinRefused::IdTooLarge(id));
         }
         let owner = |id: u32| others().find(|node| node.id == Some(id));
         let id = match joiner.id {
@@ -265,6 +299,36 @@ impl ClusterConf {
         }
         Ok(given)
     }
+}
+
+/// Refuses links with the same address.
+fn different(links: &BTreeMap<u8, String>) -> Result<(), JoinRefused> {
+    let mut given = links.values();
+    while let Some(address) = given.next() {
+        if given.clone().any(|other| is_same(other, address)) {
+            return Err(JoinRefused::AddressTwice(address.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses links on which the node would be at an address of another kind than this one. What host names
+/// stand for is not looked at.
+fn same_families(links: &BTreeMap<u8, String>, node: &NodeEntry) -> Result<(), JoinRefused> {
+    for (link, address) in links {
+        let other = node.addresses.get(link).map_or("", String::as_str);
+        if let (Ok(one), Ok(two)) = (address.parse::<IpAddr>(), other.parse::<IpAddr>())
+            && one.is_ipv4() != two.is_ipv4()
+        {
+            return Err(JoinRefused::OtherFamily {
+                address: address.clone(),
+                link: *link,
+                node: node.name.clone(),
+                other: other.to_owned(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The same address, in whatever spelling.

@@ -52,6 +52,13 @@ pub struct NodeEntry {
     pub addresses: BTreeMap<u8, String>,
 }
 
+impl NodeEntry {
+    /// Votes of these nodes together, however many somebody has written into the file.
+    pub fn votes_of<'a>(nodes: impl IntoIterator<Item = &'a Self>) -> u64 {
+        nodes.into_iter().map(|node| u64::from(node.votes)).sum()
+    }
+}
+
 /// Why a configuration can not be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfError {

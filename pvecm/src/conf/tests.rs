@@ -226,6 +226,19 @@ fn a_joining_node_must_fit() {
     let mut same = joiner("n2", &["10.77.0.2", "10.77.1.2"]);
     same.id = Some(1);
     assert!(refused(&same).starts_with("node id 1 is that of node 'n1'"));
+    same.id = Some(65536);
+    assert!(refused(&same).starts_with("node id 65536 is too large"));
+    same.id = Some(65535);
+    assert_eq!(conf.admit(&same).unwrap().id, 65535);
+    assert!(
+        refused(&joiner("n2", &["10.77.0.2", "fd00::2"])).starts_with(
+            "address 'fd00::2' can not be on link 1, where node 'n1' is at '10.77.1.1'"
+        )
+    );
+    assert!(
+        refused(&joiner("n2", &["10.77.0.2", "10.77.0.2"]))
+            .starts_with("address '10.77.0.2' is given for two links")
+    );
 }
 
 #[test]

@@ -45,7 +45,8 @@ pub(super) fn quorum(facts: &Facts) -> Vec<Finding> {
         .iter()
         .filter(|line| line.starts_with("with two nodes"))
     {
-        let remedy = "add a third node, or a vote of a QDevice";
+        let remedy = "add a third node, or a vote of a QDevice, or set 'two_node: 1' in the section quorum of \
+                      corosync.conf";
         findings.push(Finding::warn(CHECK, node, risk.clone(), remedy));
     }
     findings

@@ -16,6 +16,7 @@ use super::files::{self, failed};
 use super::wait::now;
 use super::{Host, pve};
 use crate::failure::{Failure, Outcome};
+use crate::tell::announce;
 use crate::verb::show;
 
 /// What happens to changes.
@@ -88,14 +89,10 @@ impl<'a> Changes<'a> {
     }
 
     /// Tells the user what is going on, if it is going on.
-    ///
-    /// # Errors
-    /// When nobody reads it.
-    pub fn progress(&self, text: &str) -> Outcome {
+    pub fn progress(&self, text: &str) {
         if self.mode == Mode::Make && !self.silent {
-            show(&format!("{text}\n"))?;
+            announce(text);
         }
-        Ok(())
     }
 
     /// Something is to be done. Returns whether the caller has to do it now.

@@ -44,7 +44,11 @@ fn locks(conf: &Path) -> PathBuf {
 pub fn read(host: &Host) -> Outcome<ClusterConf> {
     let path = host.paths.cluster_conf();
     let Some(text) = files::read(&path)? else {
-        return Err(invalid(&["no nodes found".to_owned()], &[]));
+        let remedy = "this node is in no cluster: 'pvecm create' makes one, 'pvecm add' joins one";
+        return Err(invalid(
+            &["no nodes found".to_owned()],
+            &[remedy.to_owned()],
+        ));
     };
     ClusterConf::parse(&text).map_err(|error| {
         let fault = format!("can not use '{}': {error}", path.display());

@@ -74,20 +74,6 @@ impl Program {
         let spawned = spawned.map(drop);
         spawned.map_err(|error| Failure::failed(format!("{self}: {error}")))
     }
-
-    /// Runs it to its end; what it writes goes where this program's output goes.
-    ///
-    /// # Errors
-    /// When it can not be started, or fails.
-    pub fn run(mut self) -> Outcome {
-        let status = self.command.status();
-        let status = status.map_err(|error| Failure::failed(format!("{self}: {error}")))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(Failure::failed(format!("{self}: {status}")))
-        }
-    }
 }
 
 impl fmt::Display for Program {

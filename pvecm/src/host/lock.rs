@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ const FRESH: Duration = Duration::from_secs(30);
 /// This node's lock.
 #[derive(Debug)]
 pub struct NodeLock {
-    _file: File,
+    file: File,
 }
 
 impl NodeLock {
@@ -43,7 +43,7 @@ impl NodeLock {
             Ok(()) => Some(Ok(())),
             Err(TryLockError::WouldBlock) => {
                 if !told {
-                    eprintln!("trying to acquire lock...");
+                    crate::tell::tell("trying to acquire lock...");
                     told = true;
                 }
                 None
@@ -51,14 +51,34 @@ impl NodeLock {
             Err(TryLockError::Error(error)) => Some(Err(error)),
         });
         match taken {
-            Some(Ok(())) => Ok(Self { _file: file }),
+            Some(Ok(())) => Ok(Self { file }),
             Some(Err(error)) => Err(files::failed("lock", path, &error)),
-            None => Err(Failure::refused(format!(
-                "another pvecm runs on this node and holds '{}': try again when it is done",
-                path.display()
-            ))),
+            None => Err(taken_by(path)),
         }
     }
+
+    /// Leaves word in it for those who wait. A file that can not be written is a lock all the same.
+    #[must_use]
+    pub fn signed(self) -> Self {
+        let verb = std::env::args().nth(1).unwrap_or_default();
+        let text = format!("'pvecm {verb}' (process {})\n", std::process::id());
+        let emptied = self.file.set_len(0);
+        drop(emptied.and_then(|()| self.file.write_all_at(text.as_bytes(), 0)));
+        self
+    }
+}
+
+/// Who holds the lock of the node, in words.
+fn taken_by(path: &Path) -> Failure {
+    let owner = fs::read_to_string(path).unwrap_or_default();
+    let owner = match owner.trim() {
+        "" => "another pvecm",
+        owner => owner,
+    };
+    Failure::refused(format!(
+        "{owner} runs on this node and holds '{}': try again when it is done",
+        path.display()
+    ))
 }
 
 /// A lock that all nodes see.
@@ -192,6 +212,18 @@ mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
+
+    #[test]
+    fn who_waits_is_told_for_whom() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x");
+        fs::write(&path, "'pvecm of-an-earlier-owner' (process 1)\n").unwrap();
+        let lock = NodeLock::take(&path).unwrap().signed();
+        let owner = format!("(process {}) runs on this node", std::process::id());
+        let text = taken_by(&path).to_string();
+        assert!(text.contains(&owner) && !text.contains("earlier"), "{text}");
+        drop(lock);
+    }
 
     #[test]
     fn a_lock_is_renewed_while_it_is_held() {

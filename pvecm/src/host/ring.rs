@@ -83,7 +83,7 @@ pub fn links_down(id: u32, links: &BTreeMap<u8, String>) -> Outcome<Vec<u8>> {
     // The list has no gaps where numbers of links have, so that a link is known by its address.
     let is_down = |address: &str| {
         let mut links = status.iter();
-        !links.any(|link| link.enabled && link.connected && link.dst_ipaddr == address)
+        !links.any(|link| link.enabled && link.connected && is_at(&link.dst_ipaddr, address))
     };
     let down = links.iter().filter(|(_, address)| is_down(address));
     Ok(down.map(|(link, _)| *link).collect())
@@ -97,13 +97,25 @@ pub fn own_addresses(id: u32, links: &BTreeMap<u8, String>) -> Outcome<BTreeMap<
     let status = links_to(id)?;
     let own = |address: &String| {
         let mut links = status.iter();
-        let found = links.find(|link| link.enabled && link.dst_ipaddr == *address)?;
-        found.src_ipaddr.parse().ok()
+        let found = links.find(|link| link.enabled && is_at(&link.dst_ipaddr, address))?;
+        without_zone(&found.src_ipaddr).parse().ok()
     };
     let own = links
         .iter()
         .map(|(link, address)| Some((*link, own(address)?)));
     Ok(own.flatten().collect())
+}
+
+/// Whether the address that a daemon shows is this one. Corosync adds the interface to those of IPv6.
+fn is_at(shown: &str, address: &str) -> bool {
+    let ip = |text: &str| without_zone(text).parse::<IpAddr>().ok();
+    shown == address || ip(shown).is_some_and(|shown| ip(address) == Some(shown))
+}
+
+fn without_zone(address: &str) -> &str {
+    address
+        .split_once('%')
+        .map_or(address, |(address, _)| address)
 }
 
 fn links_to(id: u32) -> Outcome<Vec<cfg::LinkStatus>> {
@@ -204,4 +216,19 @@ fn unable(what: &str, error: CsError) -> Failure {
     Failure::failed(format!(
         "corosync on this node: unable to {what}: {error}; see 'systemctl status corosync'"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_the_same_with_their_interface_and_without() {
+        assert!(is_at("10.0.0.1", "10.0.0.1"));
+        assert!(is_at("fd00:77::2%2", "fd00:77::2"));
+        assert!(is_at("fd00:77::2%eth0", "fd00:77:0::2"));
+        assert!(!is_at("fd00:77::2%2", "fd00:77::3"));
+        assert!(!is_at("10.0.0.1", "10.0.0.11"));
+        assert!(!is_at("", "n1"));
+    }
 }

@@ -243,8 +243,8 @@ pub fn cluster(peer: &str, facts: &Facts, plan: &Plan, machine: &dyn Machine) ->
     clock(peer, facts, &mut found);
     if facts.has_device {
         found.hard(
-            "the cluster has a QDevice: remove it with 'pvecm qdevice remove', add this node, and set it \
-             up again",
+            "the cluster has a QDevice, whose votes would be wrong: take the section 'device' out of \
+             corosync.conf, add this node, and set the device up again",
         );
     }
     ways(facts, plan, machine, &mut found);

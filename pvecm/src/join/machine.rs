@@ -12,6 +12,7 @@ use crate::host::services::MESSAGING;
 use crate::host::stop::{Signals, interrupted};
 use crate::host::{Host, local_addresses, packets, pve, ring, services};
 use crate::ssh;
+use crate::tell::announce;
 use crate::transaction::Transaction;
 use crate::verb::prepare;
 use crate::verb::updatecerts::{self, UpdateOptions};
@@ -152,7 +153,7 @@ impl<'a> ThisMachine<'a> {
 impl Machine for ThisMachine<'_> {
     fn say(&self, line: &str) {
         // A join goes on when nobody listens.
-        drop(crate::verb::show(&format!("{line}\n")));
+        announce(line);
     }
 
     fn reached(&self, _: Step) -> Outcome {

@@ -2,7 +2,7 @@
 //! line, where every user of the machine sees them.
 
 use std::fmt;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use crate::failure::{Failure, Outcome};
 use crate::host::files;
 use crate::host::stop::{Signals, interrupted};
+use crate::tell::{ask, tell};
 
 /// Longest secret that is read; the original's limit for passwords is 128.
 const SECRET_MAX: usize = 4096;
@@ -69,7 +70,7 @@ impl<'a> Prompt<'a> {
         let line = self.line(question);
         if hidden.is_some() {
             // The Enter key was not shown either.
-            eprintln!();
+            tell("");
         }
         drop(hidden);
         bounded(line?, "standard input")
@@ -80,9 +81,8 @@ impl<'a> Prompt<'a> {
     /// # Errors
     /// When a signal came, or the input can not be read.
     pub fn line(&self, question: &str) -> Outcome<String> {
-        let mut output = io::stderr();
         // Whoever does not see the question can still answer it.
-        drop(write!(output, "{question}").and_then(|()| output.flush()));
+        ask(question);
         self.wait()?;
         let mut line = String::new();
         io::stdin()

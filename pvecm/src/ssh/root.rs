@@ -8,6 +8,7 @@ use crate::failure::Outcome;
 use crate::host::changes::Changes;
 use crate::host::command::program;
 use crate::host::files::{self, PUBLIC, SECRET, failed};
+use crate::tell::announce;
 
 /// Mode of root's SSH directory.
 pub const DIRECTORY: u32 = 0o700;
@@ -64,13 +65,13 @@ fn make(private: &PathBuf, public: &PathBuf, comment: &str, silent: bool) -> Out
     let args = [
         "-t", "rsa", "-b", "4096", "-N", "", "-C", comment, "-f", &path,
     ];
-    let made = program("ssh-keygen", args);
-    let made = if silent {
-        made.output().map(drop)
-    } else {
-        made.run()
-    };
-    let moved = made.and_then(|()| {
+    // Nobody has to listen, which the program itself would not bear.
+    let made = program("ssh-keygen", args).output();
+    let moved = made.and_then(|said| {
+        if !silent {
+            let named = said.replace(&*path, &private.to_string_lossy());
+            announce(named.trim_end());
+        }
         fs::rename(&beside, private).map_err(|error| failed("make", private, &error))?;
         fs::rename(&beside_public, public).map_err(|error| failed("make", public, &error))
     });

@@ -232,6 +232,7 @@ Possible:         1 vote may be lost without harm
     let two = words(&state(2, &[1, 2], true), &nodes(2, &[]));
     assert!(two.possible[0].starts_with("no more vote"), "{two:?}");
     assert!(two.possible[1].starts_with("with two nodes"), "{two:?}");
+    assert!(two.possible[1].contains("'two_node: 1'"), "{two:?}");
     let mut with_option = state(2, &[1, 2], true);
     with_option.votes.flags |= flags::TWO_NODE | flags::WAIT_FOR_ALL;
     let two = words(&with_option, &nodes(2, &[]));

@@ -193,7 +193,8 @@ fn spare(state: &State, nodes: &[Node]) -> Vec<String> {
     if nodes.len() == 2 && !is_two_node && !has_device {
         lines.push(
             "with two nodes each one stops when the other fails: a third node or a vote of a \
-             QDevice mends that"
+             QDevice mends that, or 'two_node: 1' in the section quorum of corosync.conf, with \
+             which both have to be there once after each start"
                 .to_owned(),
         );
     }

@@ -57,7 +57,7 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
     }
     let admitted = admit(host, &machine, args)?;
     for warning in &admitted.warnings {
-        eprintln!("{warning}");
+        change::tell(warning);
     }
     Ok(())
 }
@@ -276,11 +276,11 @@ fn decide(host: &Host, machine: &dyn Machine, args: &Addnode) -> Outcome<Decisio
     let admission = conf.admit(&joiner).map_err(Failure::refused)?;
     conf.put_node(&args.node, admission.id, admission.votes, &admission.links);
     // The others must be able to go on while it has not come yet.
-    let expected: u32 = conf.nodes().iter().map(|node| node.votes).sum();
+    let expected = NodeEntry::votes_of(&conf.nodes());
     let there = present
         .iter()
         .filter(|node| node.name != args.node.as_str());
-    let held = there.map(|node| node.votes).sum::<u32>() <= expected / 2;
+    let held = NodeEntry::votes_of(there) <= expected / 2;
     if held || args.probation {
         conf.set_probation(args.node.as_str());
     }

@@ -56,6 +56,9 @@ fn text(all: &Listed, phase: Phase) -> String {
         writeln!(text, "  ends         {} ({} days)", it.ends, it.days).ok();
         writeln!(text, "  fingerprint  {}\n", it.fingerprint).ok();
     }
+    if all.certificates.is_empty() && all.unusable.is_empty() {
+        text += "there are no certificates yet: 'pvecm updatecerts' makes them\n";
+    }
     for it in &all.unusable {
         writeln!(text, "{}: {}\n", it.file, it.error).ok();
     }

@@ -3,8 +3,6 @@
 //! Invariant: one change runs on a node at a time, and it begins with nothing of an earlier one that
 //! was broken off, unless the user has decided about that.
 
-use std::io::Write as _;
-
 use nix::unistd::geteuid;
 
 use super::machine::Machine;
@@ -12,6 +10,7 @@ use super::show;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::host::lock::{ClusterLock, NodeLock};
+pub use crate::tell::tell;
 use crate::transaction::{self, BrokenOff, Recovered, Transaction};
 
 /// Stops a command that only root can do.
@@ -31,7 +30,7 @@ pub fn need_root() -> Outcome {
 /// # Errors
 /// When another command runs.
 pub(super) fn node_lock(host: &Host) -> Outcome<NodeLock> {
-    NodeLock::take(&host.paths.at("var/lock/pvecm.lock"))
+    NodeLock::take(&host.paths.at("var/lock/pvecm.lock")).map(NodeLock::signed)
 }
 
 /// Takes this node's lock, and puts back what a command that was killed has left.
@@ -207,11 +206,6 @@ pub fn undone_on_failure<T>(
             format!("'{command}' failed, and {}", rest(host, &left))
         })
     })
-}
-
-/// Tells the user something. The terminal may be gone, which is no reason to stop half-way.
-pub fn tell(line: &str) {
-    drop(writeln!(std::io::stderr(), "{line}"));
 }
 
 /// Shows what would be done, a step a line.

@@ -8,7 +8,7 @@ use corosync_lite::config::IpVersion;
 use super::change::{self, need_root, show_plan, undone_on_failure};
 use super::link::addresses_here;
 use super::machine::{Machine, ThisMachine, wait_for_writable};
-use super::{show, updatecerts};
+use super::updatecerts;
 use crate::cli::Create;
 use crate::conf::{self, FirstNode};
 use crate::doctor;
@@ -17,6 +17,7 @@ use crate::host::files::{KEY, PUBLIC, failed};
 use crate::host::pve;
 use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
 use crate::host::{Host, clusterconf, resolve, ring};
+use crate::tell::announce;
 use crate::transaction::Transaction;
 use crate::value::Link;
 
@@ -101,7 +102,12 @@ fn own_links(links: BTreeMap<u8, Link>, local: &[IpAddr]) -> Outcome<BTreeMap<u8
             faults.push(format!("link{number}: '{}' does not resolve", link.address));
             continue;
         };
-        if !local.contains(&ip) {
+        if ip.is_loopback() {
+            faults.push(format!(
+                "link{number}: '{ip}' is this node for itself alone, no other node would reach it: give an \
+                 address of a network"
+            ));
+        } else if !local.contains(&ip) {
             faults.push(format!(
                 "link{number}: cannot use IP '{ip}', not found on local node!"
             ));
@@ -148,7 +154,7 @@ pub(super) fn make(
     protect(&key)?;
     machine.step()?;
     let conf = paths.cluster_conf();
-    show(&format!("Writing corosync config to {}\n", conf.display()))?;
+    announce(&format!("Writing corosync config to {}", conf.display()));
     // The file system of a node that is alone does not write this one.
     transaction.replace(&paths.corosync("corosync.conf"), text.as_bytes(), PUBLIC)?;
     machine.step()?;
@@ -159,7 +165,7 @@ pub(super) fn make(
     }
     machine.cluster_files(host)?;
     machine.step()?;
-    show("Restart corosync and cluster filesystem\n")?;
+    announce("Restart corosync and cluster filesystem");
     let units = [MESSAGING, FILE_SYSTEM];
     transaction.services_with(&control, Verb::Restart, &units, Verb::Stop)?;
     wait_for_writable(host, machine)?;
@@ -191,4 +197,29 @@ fn plan(host: &Host, text: &str) -> Vec<String> {
     ));
     steps.push(format!("restart {MESSAGING} and {FILE_SYSTEM}"));
     steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_addresses_that_others_reach() {
+        let local: Vec<IpAddr> = ["127.0.0.1", "::1", "10.0.0.1"]
+            .map(|text| text.parse().unwrap())
+            .into();
+        let own = |address: &str| {
+            let link: Link = address.parse().unwrap();
+            own_links([(0, link)].into(), &local)
+        };
+        assert_eq!(own("10.0.0.1").unwrap()[&0].address, "10.0.0.1");
+        for (address, why) in [
+            ("127.0.0.1", "no other node would reach it"),
+            ("::1", "no other node would reach it"),
+            ("10.0.0.2", "not found on local node!"),
+        ] {
+            let failure = own(address).unwrap_err();
+            assert!(failure.to_string().contains(why), "{failure}");
+        }
+    }
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use super::change::{self, need_root, show_plan};
 use super::leftovers::Leftovers;
 use super::machine::{Machine, ThisMachine, await_version, present};
-use super::show;
 use crate::cli::Delnode;
 use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome, code};
 use crate::host::{Host, clusterconf, pve, wait};
+use crate::tell::announce;
 use crate::transaction::Transaction;
 
 /// A node that was put out of the ring is gone within this time.
@@ -43,10 +43,10 @@ pub fn run(host: &Host, args: &Delnode) -> Outcome {
     }
     let removed = remove(host, &ThisMachine::watched()?, args)?;
     for line in &removed.done {
-        show(&format!("{line}\n"))?;
+        announce(line);
     }
     for line in &removed.remains {
-        eprintln!("{line}");
+        change::tell(line);
     }
     match removed.is_incomplete {
         true => Err(Failure::quiet(code::FAILED)),
@@ -175,9 +175,8 @@ fn goodbye(
         )));
     }
     // Its vote may be needed until all have the new configuration, which does not count it.
-    let expected: u32 = before.iter().map(|node| node.votes).sum();
-    let others = present(machine, conf)?;
-    let present: u32 = others.iter().map(|node| node.votes).sum();
+    let expected = NodeEntry::votes_of(before);
+    let present = NodeEntry::votes_of(&present(machine, conf)?);
     if present <= expected / 2 {
         await_version(machine, conf.version(), PATIENCE)?;
     }

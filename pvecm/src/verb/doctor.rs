@@ -7,6 +7,7 @@ use crate::cli::{Doctor, Format};
 use crate::doctor::{Report, examine, gather};
 use crate::failure::{Failure, Outcome, code};
 use crate::host::Host;
+use crate::tell::tell;
 
 /// Checks, and shows what was found.
 ///
@@ -14,7 +15,7 @@ use crate::host::Host;
 /// When something fails: with nothing but the exit code, as the findings were shown.
 pub fn run(host: &Host, args: Doctor) -> Outcome {
     if std::io::stderr().is_terminal() {
-        eprintln!("looking at this node and asking the others, up to half a minute...");
+        tell("looking at this node and asking the others, up to half a minute...");
     }
     let facts = gather(host);
     let report = Report::new(&facts, examine(&facts));

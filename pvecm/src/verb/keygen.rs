@@ -1,6 +1,6 @@
 //! A new key for the messaging daemon.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -57,7 +57,11 @@ pub fn write(path: &Path) -> Outcome {
         _ => files::failed("make", path, &error),
     })?;
     let written = file.write_all(&key).and_then(|()| file.sync_all());
-    written.map_err(|error| files::failed("write", path, &error))
+    written.map_err(|error| {
+        // Half a key would only be in the way of the next one.
+        drop(fs::remove_file(path));
+        files::failed("write", path, &error)
+    })
 }
 
 fn exists(path: &Path) -> Failure {

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::change::{self, need_root, show_plan, tell, undone_on_failure};
 use super::create::DATABASE;
 use super::machine::{Machine, ThisMachine, wait_for_writable};
+use super::prepare;
 use super::question::confirm;
-use super::{prepare, show};
 use crate::cli::Leave;
 use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome};
@@ -22,6 +22,7 @@ use crate::host::services::{FILE_SYSTEM, MESSAGING, Verb};
 use crate::host::{Host, calendar, ring};
 use crate::join::database;
 use crate::ssh;
+use crate::tell::announce;
 use crate::transaction::Transaction;
 
 /// Where copies are kept.
@@ -37,11 +38,11 @@ const GUESTS: [&str; 3] = ["lxc", "openvz", "qemu-server"];
 pub fn run(host: &Host, args: &Leave) -> Outcome {
     let is_out = separated(host, args)?;
     if !is_out && !args.dry_run {
-        eprintln!(
+        tell(&format!(
             "the other nodes still expect this one: run 'pvecm delnode {}' on one of them (if they have \
              no quorum, 'pvecm expected VOTES' first)",
             host.name
-        );
+        ));
     }
     Ok(())
 }
@@ -58,7 +59,7 @@ pub(super) fn separated(host: &Host, args: &Leave) -> Outcome<bool> {
         return show_plan(&farewell.plan(host)).map(|()| false);
     }
     for line in farewell.consequences(host.name.as_str()) {
-        eprintln!("{line}");
+        tell(&line);
     }
     if !args.yes {
         let unasked = "use --yes if this node is to leave its cluster";
@@ -76,10 +77,10 @@ pub(super) fn separated(host: &Host, args: &Leave) -> Outcome<bool> {
             );
         }
     })?;
-    show(&format!(
-        "this node is in no cluster any more; the database of before is in '{}'\n",
+    announce(&format!(
+        "this node is in no cluster any more; the database of before is in '{}'",
         backup.display()
-    ))?;
+    ));
     Ok(is_out)
 }
 
@@ -138,7 +139,9 @@ impl Farewell {
     fn consequences(&self, own: &str) -> Vec<String> {
         let mut lines = Vec::new();
         let names: Vec<&str> = self.others.iter().map(|node| node.name.as_str()).collect();
-        if names.is_empty() {
+        if self.is_last(own) {
+            lines.push("this node is the last one of its cluster, which ends with this".to_owned());
+        } else if names.is_empty() {
             lines.push("no other node is in reach".to_owned());
         } else {
             lines.push(format!(
@@ -151,13 +154,9 @@ impl Farewell {
                 "the cluster has no quorum here, so the other nodes can not be told".to_owned(),
             );
         }
-        let stay = self
-            .conf
-            .nodes()
-            .into_iter()
-            .filter(|node| node.name != own);
-        let expected: u32 = stay.map(|node| node.votes).sum();
-        let present: u32 = self.others.iter().map(|node| node.votes).sum();
+        let all = self.conf.nodes();
+        let expected = NodeEntry::votes_of(all.iter().filter(|node| node.name != own));
+        let present = NodeEntry::votes_of(&self.others);
         if expected > 0 && present <= expected / 2 {
             lines.push(format!(
                 "the nodes that stay will have no quorum: {present} of {expected} votes are there"
@@ -204,8 +203,16 @@ impl Farewell {
         steps
     }
 
-    /// Has another node take this one out. Whether that is done.
+    /// Nobody else is in the configuration.
+    fn is_last(&self, own: &str) -> bool {
+        self.conf.nodes().iter().all(|node| node.name == own)
+    }
+
+    /// Has another node take this one out. Whether that is done, or nobody is left to do it.
     fn say(&self, host: &Host, machine: &dyn Machine) -> Outcome<bool> {
+        if self.is_last(host.name.as_str()) {
+            return Ok(true);
+        }
         if !self.quorate {
             return Ok(false);
         }
@@ -236,11 +243,14 @@ impl Farewell {
             for _ in 0..2 {
                 machine.step()?;
                 match run_on(name, at, &command) {
-                    Ok(said) => return show(&said).map(|()| true),
+                    Ok(said) => {
+                        announce(said.trim_end());
+                        return Ok(true);
+                    }
                     Err(failure) if failure.text().contains(&unknown) => return Ok(true),
                     Err(failure) if failure.text() == told => {}
                     Err(failure) => {
-                        eprintln!("{failure}");
+                        tell(failure.text());
                         failure.text().clone_into(&mut told);
                     }
                 }
@@ -398,6 +408,26 @@ mod tests {
         assert!(ask(&[broken(), broken(), unknown()]).unwrap());
         assert_eq!(*asked.borrow(), ["n2", "n2", "n3"]);
         assert!(!ask(&[broken(), broken(), broken(), broken()]).unwrap());
+    }
+
+    #[test]
+    fn the_last_node_has_nobody_to_tell() {
+        let mut farewell = farewell();
+        farewell.others.clear();
+        assert_eq!(farewell.consequences("n1")[0], "no other node is in reach");
+        for name in ["n2", "n3"] {
+            farewell.conf.remove_node(name).unwrap();
+        }
+        let lines = farewell.consequences("n1");
+        assert!(
+            lines[0].contains("the last one of its cluster"),
+            "{lines:?}"
+        );
+        let host = Host {
+            paths: crate::host::Paths::default(),
+            name: "n1".parse().unwrap(),
+        };
+        assert!(farewell.say(&host, &ThisMachine::unwatched()).unwrap());
     }
 
     #[test]

@@ -55,10 +55,10 @@ pub fn run(host: &Host, args: &LinkChange) -> Outcome {
 /// Tells of nodes that are not there.
 pub(super) fn name_absent(conf: &ClusterConf, there: &[NodeEntry]) {
     for node in conf.nodes().iter().filter(|node| !there.contains(node)) {
-        eprintln!(
+        tell(&format!(
             "node '{}' is not there; it takes the change when it is back",
             node.name
-        );
+        ));
     }
 }
 
@@ -203,7 +203,13 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
                 is_own: *node == host.name,
                 local: &addresses_here()?,
             };
-            return moved(conf, &new);
+            let at = conf
+                .node(node.as_str())
+                .and_then(|it| it.addresses.get(number).cloned());
+            return match at.is_some_and(|at| new.checked(conf) == Ok(at)) {
+                true => Ok(Vec::new()),
+                false => moved(conf, &new),
+            };
         }
     }
     faultless(&new)?;
@@ -333,6 +339,9 @@ impl NewAddress<'_> {
 }
 
 pub(super) fn show_steps(conf: &ClusterConf, steps: &[ClusterConf]) -> Outcome {
+    if steps.is_empty() {
+        return show("the node is at that address already: nothing to do\n");
+    }
     let mut before = conf.text();
     for step in steps {
         let after = step.text();

@@ -7,6 +7,7 @@ use crate::cli::{Format, Show};
 use crate::failure::{Failure, Outcome, code};
 use crate::host::Host;
 use crate::state::{self, IdForm, NameForm, words};
+use crate::tell::tell;
 
 /// Shows the members.
 ///
@@ -20,7 +21,7 @@ pub fn run(host: &Host, args: Show) -> Outcome {
         Format::Text => {
             show(&state::membership(&state, IdForm::Decimal, NameForm::Name))?;
             for complaint in state::complaints(&state) {
-                eprintln!("{complaint}");
+                tell(&complaint);
             }
             let missing = words::words(&state, &nodes).missing;
             if std::io::stdout().is_terminal() && !missing.is_empty() {

@@ -1,8 +1,9 @@
 //! Questions whose answer decides whether something is done.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 
 use crate::failure::{Failure, Outcome};
+use crate::tell::ask;
 
 /// Asks; goes on only after a `yes`.
 ///
@@ -15,8 +16,7 @@ pub(super) fn confirm(question: &str, unasked: &str) -> Outcome {
             "nobody is there to be asked: {unasked}"
         )));
     }
-    eprint!("{question} (yes/no)? ");
-    drop(std::io::stderr().flush());
+    ask(&format!("{question} (yes/no)? "));
     let mut answer = String::new();
     let read = input.lock().read_line(&mut answer);
     read.map_err(|error| Failure::failed(format!("can not read the answer: {error}")))?;

@@ -19,6 +19,7 @@ use crate::state::{self, State, words};
 /// When there is quorum, a node that is missing runs, the user does not want it, or the daemon refuses.
 pub fn run(host: &Host, args: &Quorum) -> Outcome {
     pve::need_mount(&host.paths)?;
+    status::configuration(&host.paths)?;
     let state = state::ask().map_err(|error| status::no_state(&error))?;
     let decision = decide(&state, &status::all_nodes())?;
     for line in &decision.lines {

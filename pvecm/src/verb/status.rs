@@ -13,6 +13,7 @@ use crate::failure::{Failure, Outcome, code};
 use crate::host::pve::{self, State as Mount};
 use crate::host::{Host, Paths, calendar, files, wait};
 use crate::state::{self, Info, Member, NameForm, State, words};
+use crate::tell::tell;
 
 /// A mount that does not answer for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -41,11 +42,11 @@ pub fn run(host: &Host, args: Status) -> Outcome {
     }
     let view = View::look(host, args.output_format, is_terminal)?;
     if view.is_unmounted {
-        eprintln!("{}", unmounted(&host.paths));
+        tell(&unmounted(&host.paths));
     }
     show(&view.text)?;
     for complaint in &view.complaints {
-        eprintln!("{complaint}");
+        tell(complaint);
     }
     show(&view.words)?;
     view.outcome

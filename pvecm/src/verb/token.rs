@@ -12,6 +12,7 @@ use crate::cli::{Format, Token, TokenAction};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, calendar, pve};
 use crate::serve::token::{JoinToken, Tokens};
+use crate::tell::tell;
 
 /// Makes, lists or revokes tokens.
 ///
@@ -59,14 +60,12 @@ fn make(host: &Host, tokens: &Tokens, args: &Token) -> Outcome {
         }
         Format::Text => {
             // Scripts take the token from standard output, people read the rest beside it.
-            eprintln!(
+            tell(&format!(
                 "Token {} lets one node join within {} minutes. It is shown this once:",
                 token.id, args.minutes
-            );
+            ));
             show(&format!("{}\n", *text))?;
-            eprintln!(
-                "On the new node, with the token on standard input: pvecm add --token-file -"
-            );
+            tell("On the new node, with the token on standard input: pvecm add --token-file -");
             Ok(())
         }
     }

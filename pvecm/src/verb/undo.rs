@@ -7,6 +7,7 @@ use super::show;
 use crate::cli::Undo;
 use crate::failure::Outcome;
 use crate::host::{Host, services};
+use crate::tell::announce;
 use crate::transaction::{self, BrokenOff, Control, recover_with};
 
 /// Puts back, or keeps.
@@ -19,9 +20,7 @@ pub fn run(host: &Host, args: Undo) -> Outcome {
         change::foresee(host);
         return show_plan(&plan(host, args.forget)?);
     }
-    // Signals wait until it is done.
-    let _machine = ThisMachine::watched()?;
-    undo(host, args, &services::put_back)
+    undo(host, args, ThisMachine::watched, &services::put_back)
 }
 
 fn plan(host: &Host, forget: bool) -> Outcome<Vec<String>> {
@@ -35,8 +34,14 @@ fn plan(host: &Host, forget: bool) -> Outcome<Vec<String>> {
     Ok(broken?.map(|broken| broken.steps).unwrap_or_default())
 }
 
-/// As [`run`], with another service manager.
-pub(super) fn undo(host: &Host, args: Undo, control: Control<'_>) -> Outcome {
+/// As [`run`], with another service manager. From `watch` on signals wait until it is done; a question
+/// they may end.
+pub(super) fn undo<W>(
+    host: &Host,
+    args: Undo,
+    watch: impl FnOnce() -> Outcome<W>,
+    control: Control<'_>,
+) -> Outcome {
     // While a command is at work its journal is there as well.
     let _lock = change::node_lock(host)?;
     let directory = transaction::directory(&host.paths);
@@ -69,11 +74,13 @@ pub(super) fn undo(host: &Host, args: Undo, control: Control<'_>) -> Outcome {
         };
         confirm(&question, "use --yes if it is to be done")?;
     }
+    let _watched = watch()?;
     if args.forget {
         transaction::forget(&directory)?;
-        return show(&format!(
-            "what '{command}' has changed stays; the copies of what was there before are removed\n"
+        announce(&format!(
+            "what '{command}' has changed stays; the copies of what was there before are removed"
         ));
+        return Ok(());
     }
     match recover_with(&directory, control)? {
         Some(recovered) => change::report(host, &recovered),

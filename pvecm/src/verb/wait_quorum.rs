@@ -34,9 +34,13 @@ pub fn run(host: &Host, args: &WaitQuorum) -> Outcome {
             return Ok(());
         }
         if let Some(limit) = limit {
+            let why = match told {
+                State::Unmounted => "/etc/pve is not mounted: 'systemctl start pve-cluster'",
+                _ => "'pvecm status' shows who is missing",
+            };
+            let seconds = limit.as_secs();
             return Err(Failure::no_quorum(format!(
-                "no quorum after {} seconds: 'pvecm status' shows who is missing",
-                limit.as_secs()
+                "no quorum after {seconds} seconds: {why}"
             )));
         }
     }
@@ -71,7 +75,9 @@ mod tests {
                 },
             )
         };
-        assert_eq!(wait(0).unwrap_err().code(), code::NO_QUORUM);
+        let failure = wait(0).unwrap_err();
+        assert_eq!(failure.code(), code::NO_QUORUM);
+        assert!(failure.text().contains("not mounted"), "{failure}");
         // Links are writable everywhere but in the cluster's file system.
         std::fs::create_dir_all(root.path().join("etc/pve")).unwrap();
         std::os::unix::fs::symlink("nodes/n1", root.path().join("etc/pve/local")).unwrap();

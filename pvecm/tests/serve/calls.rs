@@ -196,6 +196,11 @@ fn nodes_come_and_go() {
     let broken = api.send("POST", path, &login, "");
     assert_eq!(broken.reason, "invalid corosync.conf");
     assert_eq!(broken.body["errors"]["error0"], "no nodes found");
+    fs::remove_file(api.host.paths.cluster_conf()).unwrap();
+    let none = api.send("POST", path, &login, "");
+    assert_eq!(none.body["errors"]["error0"], "no nodes found");
+    let remedy = none.body["errors"]["warning0"].as_str().unwrap();
+    assert!(remedy.contains("'pvecm create' makes one"), "{remedy}");
 }
 
 #[test]

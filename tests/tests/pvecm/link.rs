@@ -102,6 +102,8 @@ fn links_are_added_moved_weighed_and_removed() {
         .unwrap();
     let shown = nodes.pvecm(1, "link set-address 1 n3 10.78.0.33").unwrap();
     assert!(shown.contains("+    ring1_addr: 10.78.0.33\n"), "{shown}");
+    let again = nodes.pvecm(1, "link set-address 1 n3 10.78.0.33").unwrap();
+    assert!(again.contains("nothing to do"), "{again}");
     assert!(has_link(&nodes, 1, "10.78.0.33"));
     // The command sees the links of its own node.
     let seen = || has_link(&nodes, 2, "10.78.0.33");

@@ -180,6 +180,8 @@ fn status_says_what_is_not_there() {
     let expected = "Error: Corosync config '/etc/pve/corosync.conf' does not exist - is this node \
                     part of a cluster?\n";
     assert_eq!((errors.as_str(), code), (expected, 2));
+    let (_, errors, code) = said(&pvecm(host, "quorum --force-local"));
+    assert_eq!((errors.as_str(), code), (expected, 2));
 
     let settings = settings(1, "corosync");
     settings.install(host).unwrap();

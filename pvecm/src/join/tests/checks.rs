@@ -199,7 +199,7 @@ fn clocks_devices_and_ways_are_looked_at() {
         has_device: true,
         ..facts()
     };
-    only(&ask(&device, &plan()), "pvecm qdevice remove");
+    only(&ask(&device, &plan()), "take the section 'device' out");
 
     let mut machine = FakeMachine {
         reach: Reach::NoWay("no route to host".to_owned()),

@@ -25,7 +25,6 @@ use super::addnode::{System, resolved};
 use super::change::{self, need_root, show_plan};
 use super::link::{addresses_here, follow, name_absent, not_taken};
 use super::machine::{self, look_for, present};
-use super::show;
 use super::updatecerts::{self, UpdateOptions};
 use crate::cli::{NodeAction, NodeChange};
 use crate::conf::{ClusterConf, NodeEntry, Resolve as _};
@@ -34,6 +33,7 @@ use crate::host::lock::ClusterLock;
 use crate::host::services::{self, FILE_SYSTEM, Verb};
 use crate::host::stop::interrupted;
 use crate::host::{Host, clusterconf, files, pve, ring, wait};
+use crate::tell::announce;
 
 /// The cluster file system is there again, and says what it should of this node, within this time.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -91,7 +91,8 @@ struct ThisMachine {
 
 impl Machine for ThisMachine {
     fn say(&self, line: &str) -> Outcome {
-        show(&format!("{line}\n"))
+        announce(line);
+        Ok(())
     }
 
     fn interrupted(&self) -> bool {

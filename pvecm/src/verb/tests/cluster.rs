@@ -251,6 +251,17 @@ fn a_node_that_takes_the_majority_with_it_is_watched() {
     assert_eq!(*node.settled.borrow(), ["n3"]);
 }
 
+#[test]
+fn votes_may_be_more_than_can_be_counted() {
+    let node = member(Break::Never);
+    let most = CONF.replacen("quorum_votes: 1", "quorum_votes: 4294967295", 1);
+    node.unmount();
+    node.write("etc/pve/corosync.conf", most);
+    node.mount();
+    add(&node).unwrap();
+    delete(&node).unwrap();
+}
+
 /// A change that is killed while it has the cluster's lock.
 fn killed(node: &Fake) {
     let directory = transaction::directory(&node.host.paths);

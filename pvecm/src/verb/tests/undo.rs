@@ -54,7 +54,22 @@ fn said(node: &Fake, forget: bool) -> Outcome {
         yes: true,
         dry_run: false,
     };
-    undo(&node.host, args, &|_, _| Ok(()))
+    undo(&node.host, args, || Ok(()), &|_, _| Ok(()))
+}
+
+#[test]
+fn a_question_can_be_left() {
+    let node = broken();
+    let args = Undo {
+        forget: true,
+        yes: false,
+        dry_run: false,
+    };
+    let watch = || -> Outcome { panic!("signals are held back before there is an answer") };
+    // Tests have no terminal to be asked on.
+    let failure = undo(&node.host, args, watch, &|_, _| Ok(())).unwrap_err();
+    assert_eq!(failure.code(), code::REFUSED);
+    assert!(journal(&node).exists());
 }
 
 #[test]

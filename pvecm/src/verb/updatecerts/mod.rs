@@ -13,6 +13,7 @@ use std::fs;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
+use super::change::need_root;
 use super::show;
 use crate::cert::{self, Facts};
 use crate::cli::Updatecerts;
@@ -24,6 +25,7 @@ use crate::host::pve::{self, State};
 use crate::host::wait::{now, until};
 use crate::host::{Host, Paths};
 use crate::ssh;
+use crate::tell::{announce, tell};
 use crate::value::NodeName;
 
 /// The cluster's lock for files that nodes share.
@@ -110,6 +112,7 @@ impl From<Failure> for Stop {
 /// When the mount is not there, quorum does not come in time (unless silent), or something can not
 /// be made.
 pub fn run(host: &Host, args: &Updatecerts) -> Outcome {
+    need_root()?;
     let options = UpdateOptions {
         force: args.force,
         silent: args.silent,
@@ -119,7 +122,7 @@ pub fn run(host: &Host, args: &Updatecerts) -> Outcome {
     };
     match within(host, options) {
         Err(Stop::Late(failure)) if args.silent => {
-            eprintln!("{failure}");
+            tell(&failure.to_string());
             Ok(())
         }
         Err(Stop::Late(failure) | Stop::Failed(failure)) => Err(failure),
@@ -219,7 +222,7 @@ fn dry_run(host: &Host, options: UpdateOptions) -> Result<(), Stop> {
         show("nothing to do\n")?;
     }
     if pve::state(&host.paths) != State::Writable {
-        eprintln!("there is no quorum now: what is in the cluster's files would wait for it");
+        tell("there is no quorum now: what is in the cluster's files would wait for it");
     }
     Ok(())
 }
@@ -230,7 +233,7 @@ fn await_quorum(host: &Host, options: UpdateOptions) -> Result<(), Stop> {
         let ready = pve::state(&host.paths) == State::Writable;
         if !ready && !options.silent && told.elapsed() >= REMIND {
             told = now();
-            eprintln!("waiting for pmxcfs mount to appear and get quorate...");
+            tell("waiting for pmxcfs mount to appear and get quorate...");
         }
         ready.then_some(())
     });
@@ -256,7 +259,7 @@ fn update(host: &Host, options: UpdateOptions, facts: &Facts) -> Result<Updated,
         report(&looked);
         found?;
         if !options.silent {
-            show("certificates, keys and directories are as they should be\n")?;
+            announce("certificates, keys and directories are as they should be");
         }
         return Ok(Updated::default());
     }
@@ -288,7 +291,7 @@ fn node_lock(paths: &Paths) -> std::path::PathBuf {
 
 fn report(changes: &Changes<'_>) {
     for warning in changes.warnings() {
-        eprintln!("warning: {warning}");
+        tell(&format!("warning: {warning}"));
     }
 }
 
@@ -301,17 +304,17 @@ fn local_steps(changes: &mut Changes<'_>, silent: bool) -> Outcome {
 /// What is in the cluster's files, and what links to it. Returns whether this node has got a new
 /// certificate. A step that fails does not keep the others from being done.
 fn shared_steps(changes: &mut Changes<'_>, options: UpdateOptions, facts: &Facts) -> Outcome<bool> {
-    changes.progress("(re)generate node files")?;
+    changes.progress("(re)generate node files");
     let name = changes.host().name.clone();
     directories(changes, &name)?;
     if options.force {
-        changes.progress("generate new node certificate")?;
+        changes.progress("generate new node certificate");
     }
     let certificate = cert::update(changes, facts, options.force);
-    changes.progress("merge authorized SSH keys")?;
+    changes.progress("merge authorized SSH keys");
     let merged = ssh::merge(changes);
     let unmerged = if options.unmerge_known_hosts {
-        changes.progress("unmerge SSH known hosts")?;
+        changes.progress("unmerge SSH known hosts");
         ssh::unmerge(changes)
     } else {
         Ok(())
@@ -322,7 +325,7 @@ fn shared_steps(changes: &mut Changes<'_>, options: UpdateOptions, facts: &Facts
         let path = changes.host().paths.pve(directory);
         if !path.is_dir() {
             let shown = path.display();
-            changes.progress(&format!("creating directory '{shown}' for observed files"))?;
+            changes.progress(&format!("creating directory '{shown}' for observed files"));
             changes.directory(&path, DIRECTORY)?;
         }
     }
