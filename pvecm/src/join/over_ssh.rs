@@ -21,6 +21,8 @@ pub type Run<'a> = &'a dyn Fn(&str, &[String]) -> Outcome<String>;
 /// A member that root of this node can log in to.
 pub struct SshPeer<'a> {
     name: String,
+    /// Root's key.
+    key: PathBuf,
     /// Where the files of the cluster are copied to.
     scratch: PathBuf,
     run: Run<'a>,
@@ -42,6 +44,7 @@ impl<'a> SshPeer<'a> {
         let scratch = format!(".pvecm_add.tmp.{}", std::process::id());
         Self {
             name: bare.to_owned(),
+            key: host.paths.ssh("id_rsa"),
             scratch: host.paths.database(scratch),
             run,
         }
@@ -57,8 +60,8 @@ impl<'a> SshPeer<'a> {
     ///
     /// # Errors
     /// When it does not.
-    pub fn copy_key(&self, host: &Host) -> Outcome {
-        let key = host.paths.ssh("id_rsa").display().to_string();
+    pub fn copy_key(&self) -> Outcome {
+        let key = self.key.display().to_string();
         let args = ["-i".to_owned(), key, format!("root@{}", self.name)];
         let copied = (self.run)("ssh-copy-id", &args);
         copied
@@ -114,6 +117,13 @@ impl<'a> SshPeer<'a> {
 impl Peer for SshPeer<'_> {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn reopen(&mut self) -> Outcome {
+        match self.is_open() {
+            true => Ok(()),
+            false => self.copy_key(),
+        }
     }
 
     fn facts(&mut self) -> Outcome<Facts> {
