@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`secret`] | passwords and answers |
 //! | [`client`], [`api`] | the member over HTTPS |
-//! | [`over_ssh`] | the member over SSH |
+//! | [`over_ssh`], `connection` | the member over SSH |
 //! | [`peer`] | the member, however it is reached |
 //! | [`checks`], [`reach`] | what would keep this node out, found before anything changes |
 //! | [`steps`] | what is changed, in order, and how it is put back |
@@ -24,6 +24,7 @@
 pub mod api;
 pub mod checks;
 pub mod client;
+mod connection;
 pub mod database;
 mod date;
 pub mod guests;

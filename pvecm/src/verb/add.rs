@@ -20,6 +20,9 @@ use crate::serve::token::JoinToken;
 use crate::value::Fingerprint;
 use crate::verb::change::{begin, begin_unless, need_root};
 
+/// What comes before and after the wait for quorum takes no longer.
+const PAUSE: Duration = Duration::from_secs(60);
+
 /// Joins.
 ///
 /// # Errors
@@ -150,7 +153,7 @@ impl Joining<'_> {
         work: Work<'_>,
     ) -> Outcome {
         if self.args.use_ssh {
-            over_ssh(self.host, &whom, machine, self.args.dry_run, work)
+            over_ssh(self.host, &whom, machine, self.args, work)
         } else {
             over_https(whom, machine, signals, self.args, work)
         }
@@ -265,13 +268,15 @@ fn over_ssh(
     host: &Host,
     whom: &Whom,
     machine: &ThisMachine<'_>,
-    dry_run: bool,
+    args: &Add,
     work: Work<'_>,
 ) -> Outcome {
     let run = |name: &str, args: &[String]| program(name, args).output();
-    let mut peer = SshPeer::new(host, &whom.host, &run);
-    if !peer.is_open() {
-        if dry_run {
+    // The longest pause is the wait for quorum.
+    let idle = Duration::from_secs(args.timeout).saturating_add(PAUSE);
+    let mut peer = SshPeer::new(host, &whom.host, idle, &run);
+    peer.open(&|| {
+        if args.dry_run {
             return Err(Failure::refused(format!(
                 "root of this node can not log in to '{0}' over SSH yet, so its cluster can not be \
                  checked: 'ssh-copy-id root@{0}' lets it",
@@ -286,7 +291,7 @@ fn over_ssh(
                 "root's key is not known there yet: ssh asks for the password on the terminal",
             );
         }
-        peer.copy_key()?;
-    }
+        Ok(())
+    })?;
     work(&mut peer)
 }

@@ -10,7 +10,9 @@ use tests::services::Messaging::{Corosync, Lite};
 use tests::services::PveLab;
 use tests::wait::eventually;
 
-use crate::joining::{cluster_of_one, make_root_key, over_ssh, serve, with_password, with_token};
+use crate::joining::{
+    add_over_ssh, cluster_of_one, make_root_key, serve, with_password, with_token,
+};
 use crate::support::{all_vote, await_text, check, fresh, link_args, step, writers};
 
 const CONF: &str = "/etc/corosync/corosync.conf";
@@ -42,6 +44,10 @@ fn five_nodes_are_joined_and_changed_while_they_are_written_to() {
 fn add(nodes: &PveLab, id: usize, how: &str, links: usize) {
     let args = link_args(nodes, id, links);
     let shown = nodes.pvecm(id, &format!("add {how} {args}")).unwrap();
+    is_added(id, &shown);
+}
+
+fn is_added(id: usize, shown: &str) {
     let done = format!("successfully added node 'n{id}' to cluster.");
     assert!(shown.contains(&done), "{shown}");
 }
@@ -68,7 +74,8 @@ fn joins(nodes: &PveLab) {
         await_votes(nodes, &[1, 2]);
     });
     step("joined over SSH", || {
-        add(nodes, 3, &over_ssh(nodes, 1, 3), 2);
+        let shown = add_over_ssh(nodes, 1, 3, &link_args(nodes, 3, 2));
+        is_added(3, &shown);
         await_votes(nodes, &[1, 2, 3]);
     });
     serve(nodes, 2);
