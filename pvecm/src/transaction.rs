@@ -297,9 +297,10 @@ impl Transaction {
     /// Writes the cluster's configuration, and remembers the one before the first such change.
     ///
     /// # Errors
-    /// When it can not be written, or not be remembered.
+    /// When it can not be written, or not be remembered, or the lock is held no more.
     pub fn write_conf(&mut self, host: &Host, text: &[u8]) -> Outcome {
         let path = host.paths.cluster_conf();
+        self.lock.as_ref().map_or(Ok(()), ClusterLock::renew)?;
         let lock = self.lock.as_ref().and_then(ClusterLock::number);
         let place =
             self.journal.undo.iter().position(
@@ -501,7 +502,10 @@ fn restore_conf(conf: &Path, old: &Path, new: &[PathBuf], lock: Option<u64>, by:
         )));
     }
     let lock = lock.filter(|_| by == By::Next);
-    let inherited = lock.and_then(|number| clusterconf::inherited(conf, number));
+    let inherited = match lock {
+        Some(number) => clusterconf::inherited(conf, number)?,
+        None => None,
+    };
     let new: Vec<Vec<u8>> = new.iter().flat_map(fs::read).collect();
     if by == By::Next {
         let beside = clusterconf::beside(conf);

@@ -37,7 +37,7 @@ pub enum Command {
     /// For a node that was installed anew under the same name: it takes its old entry, with number and
     /// votes, if that node is off; guests that the cluster still has for it are its own again. For a
     /// node that was removed while it was off: what it still has of the cluster is removed first, as
-    /// 'pvecm leave' does it.
+    /// 'pvecm leave' does it, when the checks that are possible before are passed.
     Readd(Readd),
     /// Enter a node into the cluster's configuration; run on a member by the joining side.
     Addnode(Addnode),

@@ -24,7 +24,7 @@ pub fn lock(host: &Host) -> Outcome<Option<ClusterLock>> {
 }
 
 /// The lock `number` that a command of this node was killed with, if it is still there.
-pub(crate) fn inherited(conf: &Path, number: u64) -> Option<ClusterLock> {
+pub(crate) fn inherited(conf: &Path, number: u64) -> Outcome<Option<ClusterLock>> {
     ClusterLock::inherit(&locks(conf), LOCK, number)
 }
 

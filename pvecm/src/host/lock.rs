@@ -1,23 +1,24 @@
 //! One change at a time: on this node by a file's lock, in the cluster by a directory.
 //!
 //! Invariant: who holds a guard is the only one; the lock goes with its guard, also when the process
-//! is killed (the cluster's one then after 120 seconds, which begin again when it is renewed). A
-//! guard that has lost its lock neither renews nor removes that of somebody else.
+//! is killed (the cluster's one then after 120 seconds, which begin again each time when the guard
+//! renews it). A guard that has lost its lock neither renews nor removes that of somebody else.
 
-use std::cell::Cell;
 use std::fs::{self, File, FileTimes, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, UNIX_EPOCH};
 
 use super::files;
-use super::wait::{now, until};
+use super::wait::until;
 use crate::failure::{Failure, Outcome};
 
 /// How long a lock is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The cluster's lock is renewed when it is older than this.
+/// The cluster's lock is renewed so often.
 const FRESH: Duration = Duration::from_secs(30);
 
 /// This node's lock.
@@ -81,26 +82,25 @@ fn taken_by(path: &Path) -> Failure {
     ))
 }
 
-/// A lock that all nodes see.
+/// A lock that all nodes see. It is kept from freeing itself as long as this is there.
 #[derive(Debug)]
 pub struct ClusterLock {
-    renewal: Box<Renewal>,
+    held: Box<Held>,
+    _keeper: Box<Keeper>,
 }
 
-/// Keeps a lock from freeing itself; whoever holds it may be somebody else.
+/// The directory that was made to take the lock; whoever has it now may be somebody else.
 #[derive(Clone, Debug)]
-pub struct Renewal {
+struct Held {
     directory: PathBuf,
     number: Option<u64>,
-    renewed: Cell<Instant>,
 }
 
-impl Renewal {
+impl Held {
     fn of(directory: PathBuf) -> Self {
         Self {
             number: number_of(&directory),
             directory,
-            renewed: Cell::new(now()),
         }
     }
 
@@ -108,38 +108,48 @@ impl Renewal {
         self.number.is_some() && number_of(&self.directory) == self.number
     }
 
-    /// Begins its time again.
-    ///
-    /// # Errors
-    /// When it is held no more: what it was to keep out may be going on.
-    pub fn renew(&self) -> Outcome {
+    /// Begins its time again; that of nobody else.
+    fn renew(&self) -> io::Result<()> {
         let now_is = UNIX_EPOCH + super::calendar();
         let times = FileTimes::new().set_accessed(now_is).set_modified(now_is);
-        let lost = |why: &str| {
-            Failure::failed(format!(
-                "the lock '{}' is held no more ({why}): somebody else may change the cluster, run the \
-                 command again",
-                self.directory.display()
-            ))
-        };
-        if !self.is_held() {
-            return Err(lost("it has freed itself"));
+        let lock = File::open(&self.directory)?;
+        if self.number != Some(lock.metadata()?.ino()) {
+            return Err(io::Error::other("it has freed itself"));
         }
-        let touched = File::open(&self.directory).and_then(|lock| lock.set_times(times));
-        touched.map_err(|error| lost(&error.to_string()))?;
-        self.renewed.set(now());
-        Ok(())
+        lock.set_times(times)
     }
+}
 
-    /// As [`renew`](Self::renew), where some time has gone since the last one.
-    ///
-    /// # Errors
-    /// When it is held no more.
-    pub fn keep(&self) -> Outcome {
-        match now().saturating_duration_since(self.renewed.get()) >= FRESH {
-            true => self.renew(),
-            false => Ok(()),
-        }
+/// Renews a lock from time to time, until it is dropped.
+#[derive(Debug)]
+struct Keeper {
+    /// Its end is what the thread waits for.
+    alive: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keeper {
+    fn start(held: Held, interval: Duration) -> io::Result<Self> {
+        let (alive, end) = mpsc::channel();
+        let keep = move || {
+            while end.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
+                // Without quorum it can not be renewed now, and maybe the next time.
+                drop(held.renew());
+            }
+        };
+        let thread = thread::Builder::new().name("lock".to_owned()).spawn(keep)?;
+        Ok(Self {
+            alive: Some(alive),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.alive = None;
+        // It does not panic, and has nothing to tell.
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
@@ -160,9 +170,7 @@ impl ClusterLock {
             Err(error) => Some(Err(error)),
         });
         match taken {
-            Some(Ok(())) => Ok(Self {
-                renewal: Box::new(Renewal::of(directory)),
-            }),
+            Some(Ok(())) => Self::kept(Held::of(directory), FRESH),
             Some(Err(error)) => Err(files::failed("take the lock", &directory, &error)),
             None => Err(Failure::refused(format!(
                 "another change of the cluster is going on: '{}' is taken; it frees itself two minutes \
@@ -174,22 +182,46 @@ impl ClusterLock {
 
     /// The lock below `locks` that a command of this node took and was killed with; nothing if it is
     /// not there any more.
-    #[must_use]
-    pub fn inherit(locks: &Path, name: &str, number: u64) -> Option<Self> {
-        let renewal = Box::new(Renewal::of(locks.join(name)));
-        (renewal.number == Some(number)).then_some(Self { renewal })
+    ///
+    /// # Errors
+    /// When it is there and can not be kept.
+    pub fn inherit(locks: &Path, name: &str, number: u64) -> Outcome<Option<Self>> {
+        let held = Held::of(locks.join(name));
+        let is_it = held.number == Some(number);
+        is_it.then(|| Self::kept(held, FRESH)).transpose()
+    }
+
+    fn kept(held: Held, interval: Duration) -> Outcome<Self> {
+        match Keeper::start(held.clone(), interval) {
+            Ok(keeper) => Ok(Self {
+                held: Box::new(held),
+                _keeper: Box::new(keeper),
+            }),
+            Err(error) => {
+                drop(fs::remove_dir(&held.directory));
+                Err(files::failed("keep the lock", &held.directory, &error))
+            }
+        }
     }
 
     /// Tells this lock from any other of its name, earlier or later.
     #[must_use]
     pub fn number(&self) -> Option<u64> {
-        self.renewal.number
+        self.held.number
     }
 
-    /// Keeps it held while a change takes long.
-    #[must_use]
-    pub fn renewal(&self) -> &Renewal {
-        &self.renewal
+    /// Makes sure, before a change, that it is held, and its time begins again.
+    ///
+    /// # Errors
+    /// When it is held no more: what it was to keep out may be going on.
+    pub fn renew(&self) -> Outcome {
+        self.held.renew().map_err(|error| {
+            Failure::failed(format!(
+                "the lock '{}' is held no more ({error}): somebody else may change the cluster, run the \
+                 command again",
+                self.held.directory.display()
+            ))
+        })
     }
 }
 
@@ -201,17 +233,27 @@ fn number_of(directory: &Path) -> Option<u64> {
 impl Drop for ClusterLock {
     fn drop(&mut self) {
         // It frees itself when that does not succeed.
-        if self.renewal.is_held() {
-            drop(fs::remove_dir(&self.renewal.directory));
+        if self.held.is_held() {
+            drop(fs::remove_dir(&self.held.directory));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt as _;
-
     use super::*;
+
+    /// Makes the lock at `path` look old.
+    fn age(path: &Path) {
+        let old = FileTimes::new()
+            .set_accessed(UNIX_EPOCH)
+            .set_modified(UNIX_EPOCH);
+        File::open(path).unwrap().set_times(old).unwrap();
+    }
+
+    fn is_old(path: &Path) -> bool {
+        path.metadata().unwrap().mtime() == 0
+    }
 
     #[test]
     fn who_waits_is_told_for_whom() {
@@ -228,31 +270,43 @@ mod tests {
     #[test]
     fn a_lock_is_renewed_while_it_is_held() {
         let directory = tempfile::tempdir().unwrap();
-        let lock = ClusterLock::take(directory.path(), "x").unwrap();
         let path = directory.path().join("x");
-        let old = FileTimes::new()
-            .set_accessed(UNIX_EPOCH)
-            .set_modified(UNIX_EPOCH);
-        File::open(&path).unwrap().set_times(old).unwrap();
-        lock.renewal().keep().unwrap();
-        assert_eq!(path.metadata().unwrap().mtime(), 0, "it is fresh");
-        lock.renewal().renew().unwrap();
-        assert!(path.metadata().unwrap().mtime() > 0);
+        fs::create_dir(&path).unwrap();
+        let often = Duration::from_millis(10);
+        let lock = ClusterLock::kept(Held::of(path.clone()), often).unwrap();
+        for _ in 0..3 {
+            age(&path);
+            until(PATIENCE, || (!is_old(&path)).then_some(())).expect("it is renewed");
+        }
         drop(lock);
         assert!(!path.exists());
+        // One that takes its name is its own.
+        fs::create_dir(&path).unwrap();
+        age(&path);
+        let renewed = until(often * 10, || (!is_old(&path)).then_some(()));
+        assert_eq!(renewed, None);
     }
 
     #[test]
     fn the_lock_of_somebody_else_stays() {
         let directory = tempfile::tempdir().unwrap();
         let lock = ClusterLock::take(directory.path(), "x").unwrap();
+        lock.renew().unwrap();
         let path = directory.path().join("x");
         // It took too long, and another one has it now.
         fs::rename(&path, directory.path().join("freed")).unwrap();
-        let other = ClusterLock::take(directory.path(), "x").unwrap();
-        let failure = lock.renewal().renew().unwrap_err();
+        let failure = lock.renew().unwrap_err();
         assert!(failure.to_string().contains("is held no more"), "{failure}");
+        let other = ClusterLock::take(directory.path(), "x").unwrap();
+        age(&path);
+        let failure = lock.renew().unwrap_err();
+        assert!(failure.to_string().contains("freed itself"), "{failure}");
+        assert!(is_old(&path));
         drop(lock);
+        assert!(path.exists());
+        let number = other.number().unwrap();
+        let inherit = |number| ClusterLock::inherit(directory.path(), "x", number);
+        assert!(inherit(number + 1).unwrap().is_none());
         assert!(path.exists());
         drop(other);
         assert!(!path.exists());

@@ -94,8 +94,8 @@ impl Faults {
     }
 }
 
-/// Looks at this node. Names of links are replaced by the addresses that they stand for. Guests are
-/// no fault if they are to be carried over.
+/// Looks at this node, which is in no cluster. Names of links are replaced by the addresses that they
+/// stand for. Guests are no fault if they are to be carried over.
 pub fn local(
     host: &Host,
     machine: &dyn Machine,
@@ -103,6 +103,52 @@ pub fn local(
     import: Option<&[Guest]>,
 ) -> Faults {
     let mut found = Faults::default();
+    in_cluster(host, machine, &mut found);
+    match pve::guests(&host.paths) {
+        Ok(_) if import.is_some() => left_behind(host, import.unwrap_or_default(), &mut found),
+        Ok(guests) => present(guests.into_keys(), &mut found),
+        Err(_) => found.hard(format!(
+            "the cluster file system is not mounted on '{}': start it with 'systemctl start pve-cluster'",
+            host.paths.pve("").display()
+        )),
+    }
+    addresses(host, machine, links, &mut found);
+    space(host, &mut found);
+    found
+}
+
+/// Looks at this node as it will be when it has left its cluster. What can not be seen before is
+/// looked at then.
+pub fn leaving(
+    host: &Host,
+    machine: &dyn Machine,
+    links: &mut BTreeMap<u8, Link>,
+    import: Option<&[Guest]>,
+) -> Faults {
+    let mut found = Faults::default();
+    if import.is_none() {
+        let guests = pve::guests(&host.paths).unwrap_or_default().into_iter();
+        let own = guests.filter(|(_, guest)| guest.node == host.name.as_str());
+        present(own.map(|(id, _)| id), &mut found);
+    }
+    addresses(host, machine, links, &mut found);
+    space(host, &mut found);
+    found
+}
+
+fn present(guests: impl Iterator<Item = u32>, found: &mut Faults) {
+    let some: Vec<u32> = guests.take(10).collect();
+    if !some.is_empty() {
+        found.soft(format!(
+            "this host already contains virtual guests ({}); '--import-guests' carries them over, \
+             or back them up and remove them, and restore them under free ids afterwards",
+            listed(some)
+        ));
+    }
+}
+
+/// What shows that this node is in a cluster.
+fn in_cluster(host: &Host, machine: &dyn Machine, found: &mut Faults) {
     let paths = &host.paths;
     let key = paths.corosync("authkey");
     if key.exists() {
@@ -119,30 +165,12 @@ pub fn local(
             conf.display()
         ));
     }
-    match pve::guests(paths) {
-        Ok(_) if import.is_some() => left_behind(host, import.unwrap_or_default(), &mut found),
-        Ok(guests) if !guests.is_empty() => {
-            found.soft(format!(
-                "this host already contains virtual guests ({}); '--import-guests' carries them over, \
-                 or back them up and remove them, and restore them under free ids afterwards",
-                listed(guests.into_keys().take(10))
-            ));
-        }
-        Ok(_) => {}
-        Err(_) => found.hard(format!(
-            "the cluster file system is not mounted on '{}': start it with 'systemctl start pve-cluster'",
-            paths.pve("").display()
-        )),
-    }
     if machine.messaging_runs() {
         found.soft(
             "corosync is already running, is this node already in a cluster?! If not: 'systemctl stop \
              corosync'",
         );
     }
-    addresses(host, machine, links, &mut found);
-    space(host, &mut found);
-    found
 }
 
 fn left_behind(host: &Host, import: &[Guest], found: &mut Faults) {
@@ -238,7 +266,9 @@ pub fn cluster(peer: &str, facts: &Facts, plan: &Plan, machine: &dyn Machine) ->
         found.no_quorum = true;
         found.hard(no_quorum(peer, facts, plan));
     }
-    names(facts, plan, &mut found);
+    // Its own entry is seen at work as long as this node is in the ring that it is going to leave.
+    let is_here = plan.leaves && machine.messaging_runs();
+    names(facts, plan, is_here, &mut found);
     links(facts, plan, &mut found);
     clock(peer, facts, &mut found);
     if facts.has_device {
@@ -267,11 +297,11 @@ fn no_quorum(peer: &str, facts: &Facts, plan: &Plan) -> String {
     text
 }
 
-fn names(facts: &Facts, plan: &Plan, found: &mut Faults) {
+fn names(facts: &Facts, plan: &Plan, is_here: bool, found: &mut Faults) {
     let own = plan.request.name.as_str();
     let known = facts.nodes.iter().find(|node| node.name == own);
-    let is_own =
-        |known: &&Known| plan.replaces_leftover || (plan.again && known.online != Some(true));
+    let is_off = |known: &Known| known.online != Some(true) || is_here;
+    let is_own = |known: &&Known| plan.replaces_leftover || (plan.again && is_off(known));
     if let Some(known) = known.filter(|known| !is_own(known)) {
         let state = match known.online {
             Some(true) => "and it is running: give this host another name",

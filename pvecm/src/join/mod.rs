@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`secret`] | passwords and answers |
 //! | [`client`], [`api`] | the member over HTTPS |
-//! | [`over_ssh`] | the member over SSH |
+//! | [`over_ssh`], `connection` | the member over SSH |
 //! | [`peer`] | the member, however it is reached |
 //! | [`checks`], [`reach`] | what would keep this node out, found before anything changes |
 //! | [`steps`] | what is changed, in order, and how it is put back |
@@ -24,6 +24,7 @@
 pub mod api;
 pub mod checks;
 pub mod client;
+mod connection;
 pub mod database;
 mod date;
 pub mod guests;
@@ -44,10 +45,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::failure::{Failure, Outcome};
+use crate::host::lock::NodeLock;
 use crate::host::{Host, clusterconf, resolve};
 use guests::Guest;
 use machine::Machine;
-use peer::{Peer, Request};
+use peer::{Facts, Peer, Request};
 
 /// What is going to be done.
 #[derive(Clone, Debug)]
@@ -58,6 +60,8 @@ pub struct Plan {
     pub replaces_leftover: bool,
     /// This node was in the cluster before, and takes its entry if that is still there.
     pub again: bool,
+    /// It is still in a cluster, which it leaves first.
+    pub leaves: bool,
     /// The user wants to join although checks fail.
     pub force: bool,
     /// How long quorum is waited for.
@@ -204,6 +208,66 @@ pub fn join(
     machine: &dyn Machine,
     dry_run: bool,
 ) -> Outcome {
+    let facts = look(host, plan, peer, machine)?;
+    if dry_run {
+        foretell(host, plan, peer, machine);
+        return Ok(());
+    }
+    steps::run(host, plan, &facts, peer, machine)
+}
+
+/// What a node that is in a cluster does before it joins again.
+pub(crate) struct Leaving<'a> {
+    /// Leaves the cluster, or tells what that would do.
+    pub leave: &'a dyn Fn() -> Outcome,
+    /// Keeps others from changing this node, which is in no cluster any more, and looks at it as it
+    /// is now.
+    pub settle: &'a dyn Fn() -> Outcome<(NodeLock, Plan)>,
+}
+
+/// Looks at everything that can be seen before, then leaves the cluster that this node is in, and
+/// joins. `plan` is for the node as it will be then.
+///
+/// # Errors
+/// When a check says no: nothing is changed then. Or when a step fails: a join is put back, but this
+/// node has left.
+pub(crate) fn leave_and_join(
+    host: &Host,
+    plan: &mut Plan,
+    leaving: &Leaving<'_>,
+    peer: &mut dyn Peer,
+    machine: &dyn Machine,
+    dry_run: bool,
+) -> Outcome {
+    look(host, plan, peer, machine)?;
+    (leaving.leave)()?;
+    if dry_run {
+        foretell(host, plan, peer, machine);
+        return Ok(());
+    }
+    // That has taken time and keys, and what was hidden before can be seen now.
+    peer.reopen()?;
+    let (_lock, mut plan) = (leaving.settle)()?;
+    join(host, &mut plan, peer, machine, false)
+}
+
+/// Tells what would be done.
+fn foretell(host: &Host, plan: &Plan, peer: &dyn Peer, machine: &dyn Machine) {
+    for step in plan.steps(host, &peer.name()) {
+        machine.say(&format!("would {step}"));
+    }
+}
+
+/// Looks at the cluster. The plan then says what of it this node replaces.
+///
+/// # Errors
+/// When a check says no, or the user wants it to end.
+fn look(
+    host: &Host,
+    plan: &mut Plan,
+    peer: &mut dyn Peer,
+    machine: &dyn Machine,
+) -> Outcome<Facts> {
     machine.say("check cluster join API version");
     let facts = peer.facts()?;
     plan.replaces_leftover = leftover::applies(host, &facts);
@@ -221,11 +285,5 @@ pub fn join(
     let own = plan.request.name.as_str();
     let is_known = facts.nodes.iter().any(|node| node.name == own);
     plan.request.force = (plan.force || plan.again) && is_known && !plan.replaces_leftover;
-    if dry_run {
-        for step in plan.steps(host, &name) {
-            machine.say(&format!("would {step}"));
-        }
-        return Ok(());
-    }
-    steps::run(host, plan, &facts, peer, machine)
+    Ok(facts)
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use super::connection::{Connection, Run};
 use super::guests;
 use super::peer::{Facts, Holder, Known, NotAdmitted, Peer, Request};
 use crate::conf::ClusterConf;
@@ -15,14 +17,14 @@ use crate::host::{Host, calendar};
 use crate::info::Admitted;
 use crate::value::NodeName;
 
-/// Runs a program to its end and returns what it wrote.
-pub type Run<'a> = &'a dyn Fn(&str, &[String]) -> Outcome<String>;
-
 /// A member that root of this node can log in to.
 pub struct SshPeer<'a> {
     name: String,
+    /// Root's key.
+    key: PathBuf,
     /// Where the files of the cluster are copied to.
     scratch: PathBuf,
+    connection: Connection<'a>,
     run: Run<'a>,
 }
 
@@ -35,31 +37,42 @@ impl std::fmt::Debug for SshPeer<'_> {
 }
 
 impl<'a> SshPeer<'a> {
-    /// A member; nothing is asked of it yet.
+    /// A member; nothing is asked of it yet, and never with more than `idle` in between.
     #[must_use]
-    pub fn new(host: &Host, name: &str, run: Run<'a>) -> Self {
+    pub fn new(host: &Host, name: &str, idle: Duration, run: Run<'a>) -> Self {
         let bare = name.trim_start_matches('[').trim_end_matches(']');
         let scratch = format!(".pvecm_add.tmp.{}", std::process::id());
         Self {
             name: bare.to_owned(),
+            key: host.paths.ssh("id_rsa"),
             scratch: host.paths.database(scratch),
+            connection: Connection::new(host, bare, idle, run),
             run,
         }
     }
 
-    /// Whether root of this node can log in without being asked anything.
-    #[must_use]
-    pub fn is_open(&self) -> bool {
-        self.remote(&["true"]).is_ok()
-    }
-
-    /// Makes the member accept root's key of this node; it asks for the password.
+    /// Logs in. When ssh has to ask the user for something, which `unknown` is told before, the member
+    /// accepts root's key of this node after that.
     ///
     /// # Errors
-    /// When it does not.
-    pub fn copy_key(&self, host: &Host) -> Outcome {
-        let key = host.paths.ssh("id_rsa").display().to_string();
-        let args = ["-i".to_owned(), key, format!("root@{}", self.name)];
+    /// When the member does not let root in, and what `unknown` says.
+    pub fn open(&mut self, unknown: &dyn Fn() -> Outcome) -> Outcome {
+        if self.connection.opens_silently() {
+            return Ok(());
+        }
+        unknown()?;
+        let mut args = Vec::new();
+        let asked = self.connection.opens_asking();
+        let at = format!("root can not log in to '{}'", self.name);
+        if asked.map_err(|failure| failure.within(at))? {
+            // To look first whether it is there takes a login of its own.
+            args.push("-f".to_owned());
+            if let Some(option) = self.connection.sharing() {
+                args.extend(["-o".to_owned(), option]);
+            }
+        }
+        let key = self.key.display().to_string();
+        args.extend(["-i".to_owned(), key, format!("root@{}", self.name)]);
         let copied = (self.run)("ssh-copy-id", &args);
         copied
             .map(drop)
@@ -67,18 +80,7 @@ impl<'a> SshPeer<'a> {
     }
 
     fn remote(&self, command: &[&str]) -> Outcome<String> {
-        let options = [
-            "-o",
-            "BatchMode=yes",
-            "-o",
-            "ConnectTimeout=10",
-            "-l",
-            "root",
-        ];
-        let mut args: Vec<String> = options.map(str::to_owned).into();
-        args.extend([self.name.clone(), "--".to_owned()]);
-        args.extend(command.iter().map(|&word| word.to_owned()));
-        (self.run)("ssh", &args)
+        self.connection.remote(command)
     }
 
     fn copy_files(&self) -> Outcome<(Vec<u8>, Vec<u8>)> {
@@ -92,7 +94,7 @@ impl<'a> SshPeer<'a> {
             self.name.clone()
         };
         let args = [
-            "--rsh=ssh -l root -o BatchMode=yes".to_owned(),
+            format!("--rsh=ssh -l root {}", self.connection.options().join(" ")),
             "-Lq".to_owned(),
             format!("{at}:/etc/corosync/authkey"),
             format!("{at}:/etc/pve/corosync.conf"),
@@ -114,6 +116,10 @@ impl<'a> SshPeer<'a> {
 impl Peer for SshPeer<'_> {
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn reopen(&mut self) -> Outcome {
+        self.open(&|| Ok(()))
     }
 
     fn facts(&mut self) -> Outcome<Facts> {
@@ -201,7 +207,9 @@ impl Peer for SshPeer<'_> {
             let text = format!("unable to add node: {failure}\nCluster join aborted!");
             // What ssh itself says begins so; then nobody knows how far the command got.
             let is_ssh = ["ssh: ", "Connection ", "Timeout, server"];
-            if is_ssh.iter().any(|begin| text.contains(begin)) {
+            // A shared connection breaks without a word.
+            let is_silent = failure.text().ends_with("exit status: 255: ");
+            if is_silent || is_ssh.iter().any(|begin| text.contains(begin)) {
                 NotAdmitted::Unknown(text)
             } else {
                 NotAdmitted::Refused(text)

@@ -12,6 +12,14 @@ pub trait Peer {
     /// How the user calls it.
     fn name(&self) -> String;
 
+    /// Gets ready to be asked again, when this node's keys have changed.
+    ///
+    /// # Errors
+    /// When it does not let this node log in any more.
+    fn reopen(&mut self) -> Outcome {
+        Ok(())
+    }
+
     /// What the cluster is like; changes nothing.
     ///
     /// # Errors

@@ -13,19 +13,22 @@ use crate::join::api::{Ask, Credentials, Session, authenticate};
 use crate::join::client::{Client, PORT, Target, Trust};
 use crate::join::machine::{Machine, ThisMachine};
 use crate::join::over_ssh::SshPeer;
-use crate::join::peer::Request;
+use crate::join::peer::{Peer, Request};
 use crate::join::secret::{self, Prompt, Secret};
-use crate::join::{self, Plan, checks, guests, steps};
+use crate::join::{self, Leaving, Plan, checks, guests, steps};
 use crate::serve::token::JoinToken;
 use crate::value::Fingerprint;
-use crate::verb::change::{begin_unless, need_root};
+use crate::verb::change::{begin, begin_unless, need_root};
+
+/// What comes before and after the wait for quorum takes no longer.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// Joins.
 ///
 /// # Errors
 /// When a check says no, or a step fails: then this node is as it was.
 pub fn run(host: &Host, args: &Add) -> Outcome {
-    join_as(host, args, false)
+    Joining { host, args }.alone(false)
 }
 
 /// Joins, also where the cluster still has an entry of this node, which is off.
@@ -33,66 +36,141 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
 /// # Errors
 /// As [`run`].
 pub fn again(host: &Host, args: &Add) -> Outcome {
-    join_as(host, args, true)
+    Joining { host, args }.alone(true)
 }
 
-fn join_as(host: &Host, args: &Add, again: bool) -> Outcome {
+/// As [`again`], for a node that is in a cluster still: it leaves that, with `leave`, when all that
+/// can be checked before is.
+///
+/// # Errors
+/// When a check says no: nothing is changed then. What comes after `leave` is put back, but the node
+/// has left.
+pub fn after_leaving(host: &Host, args: &Add, leave: &dyn Fn() -> Outcome) -> Outcome {
+    Joining { host, args }.after(leave)
+}
+
+#[derive(Clone, Copy)]
+struct Joining<'a> {
+    host: &'a Host,
+    args: &'a Add,
+}
+
+/// What is done with a member that lets this node log in.
+type Work<'a> = &'a mut dyn FnMut(&mut dyn Peer) -> Outcome;
+
+impl Joining<'_> {
+    /// Of a node that is in no cluster.
+    fn alone(self, again: bool) -> Outcome {
+        let Self { host, args } = self;
+        let signals = begin_watch(host)?;
+        let machine = ThisMachine::new(&signals);
+        let whom = Whom::find(args, &Prompt::new(&signals))?;
+        let lock = begin_unless(args.dry_run, host)?;
+        if let Some(cluster) = join::is_member(host, &whom.host, &machine, args.dry_run)? {
+            machine.say(&format!(
+                "node '{}' is already a member of cluster '{cluster}': nothing to do",
+                host.name
+            ));
+            return Ok(());
+        }
+        let mut plan = self.plan(&machine, again, false)?;
+        self.with_member(whom, &machine, &signals, &mut |peer| {
+            join::join(host, &mut plan, peer, &machine, args.dry_run)
+        })?;
+        // Services that are told to start again run commands that need the lock.
+        drop(lock);
+        self.finish(&machine);
+        Ok(())
+    }
+
+    /// Of a node that is in a cluster until `leave` is done.
+    fn after(self, leave: &dyn Fn() -> Outcome) -> Outcome {
+        let Self { host, args } = self;
+        let signals = begin_watch(host)?;
+        let machine = ThisMachine::new(&signals);
+        let whom = Whom::find(args, &Prompt::new(&signals))?;
+        let mut plan = self.plan(&machine, true, true)?;
+        let settle = || Ok((begin(host)?, self.plan(&machine, true, false)?));
+        let leaving = Leaving {
+            leave,
+            settle: &settle,
+        };
+        self.with_member(whom, &machine, &signals, &mut |peer| {
+            join::leave_and_join(host, &mut plan, &leaving, peer, &machine, args.dry_run)
+        })?;
+        self.finish(&machine);
+        Ok(())
+    }
+
+    /// Looks at this node: as it is, or as it will be when it has left its cluster.
+    fn plan(self, machine: &dyn Machine, again: bool, leaves: bool) -> Outcome<Plan> {
+        let Self { host, args } = self;
+        let mut links = args.links.given();
+        let import = match args.import_guests {
+            true => Some(guests::gather(host)?),
+            false => None,
+        };
+        let look = if leaves {
+            checks::leaving
+        } else {
+            checks::local
+        };
+        let found = look(host, machine, &mut links, import.as_deref());
+        found.settle(args.force, &|line| machine.say(line))?;
+        let fallback = match links.is_empty() {
+            true => {
+                let address = machine.own_address(host)?;
+                machine.say(&format!(
+                    "No cluster network links passed explicitly, fallback to local node IP '{address}'"
+                ));
+                Some(address)
+            }
+            false => None,
+        };
+        Ok(Plan {
+            request: Request {
+                name: host.name.clone(),
+                links,
+                fallback,
+                id: args.nodeid,
+                votes: args.votes,
+                force: false,
+            },
+            replaces_leftover: false,
+            again,
+            leaves,
+            force: args.force,
+            timeout: Duration::from_secs(args.timeout),
+            import,
+        })
+    }
+
+    fn with_member(
+        self,
+        whom: Whom,
+        machine: &ThisMachine<'_>,
+        signals: &Signals,
+        work: Work<'_>,
+    ) -> Outcome {
+        if self.args.use_ssh {
+            over_ssh(self.host, &whom, machine, self.args, work)
+        } else {
+            over_https(whom, machine, signals, self.args, work)
+        }
+    }
+
+    fn finish(self, machine: &dyn Machine) {
+        if !self.args.dry_run {
+            steps::finish(self.host, machine);
+        }
+    }
+}
+
+/// What comes before everything else; signals are seen from here on.
+fn begin_watch(host: &Host) -> Outcome<Signals> {
     need_root()?;
     join::check_working_directory(host, &std::env::current_dir().unwrap_or_default())?;
-    let signals = Signals::block()?;
-    let machine = ThisMachine::new(&signals);
-    let peer = Whom::find(args, &Prompt::new(&signals))?;
-    let lock = begin_unless(args.dry_run, host)?;
-    if let Some(cluster) = join::is_member(host, &peer.host, &machine, args.dry_run)? {
-        machine.say(&format!(
-            "node '{}' is already a member of cluster '{cluster}': nothing to do",
-            host.name
-        ));
-        return Ok(());
-    }
-    let mut links = args.links.given();
-    let import = match args.import_guests {
-        true => Some(guests::gather(host)?),
-        false => None,
-    };
-    let found = checks::local(host, &machine, &mut links, import.as_deref());
-    found.settle(args.force, &|line| machine.say(line))?;
-    let fallback = match links.is_empty() {
-        true => {
-            let address = machine.own_address(host)?;
-            machine.say(&format!(
-                "No cluster network links passed explicitly, fallback to local node IP '{address}'"
-            ));
-            Some(address)
-        }
-        false => None,
-    };
-    let mut plan = Plan {
-        request: Request {
-            name: host.name.clone(),
-            links,
-            fallback,
-            id: args.nodeid,
-            votes: args.votes,
-            force: false,
-        },
-        replaces_leftover: false,
-        again,
-        force: args.force,
-        timeout: Duration::from_secs(args.timeout),
-        import,
-    };
-    if args.use_ssh {
-        over_ssh(host, &mut plan, &peer, &machine, args.dry_run)?;
-    } else {
-        over_https(host, &mut plan, peer, &machine, &signals, args)?;
-    }
-    // Services that are told to start again run commands that need the lock.
-    drop(lock);
-    if !args.dry_run {
-        steps::finish(host, &machine);
-    }
-    Ok(())
+    Signals::block()
 }
 
 /// Who is talked to, and what is known of it.
@@ -155,12 +233,11 @@ impl Ask for Person<'_> {
 }
 
 fn over_https(
-    host: &Host,
-    plan: &mut Plan,
     whom: Whom,
     machine: &ThisMachine<'_>,
     signals: &Signals,
     args: &Add,
+    work: Work<'_>,
 ) -> Outcome {
     let person = Person(Prompt::new(signals));
     let credentials = match (whom.authorization, &args.password_file) {
@@ -184,20 +261,22 @@ fn over_https(
     let trust = authenticate(&client, trust, &person, &|line| machine.say(line))?;
     let mut session = Session::login(client, trust, &credentials, &person)?;
     machine.say("Login succeeded.");
-    join::join(host, plan, &mut session, machine, args.dry_run)
+    work(&mut session)
 }
 
 fn over_ssh(
     host: &Host,
-    plan: &mut Plan,
     whom: &Whom,
     machine: &ThisMachine<'_>,
-    dry_run: bool,
+    args: &Add,
+    work: Work<'_>,
 ) -> Outcome {
     let run = |name: &str, args: &[String]| program(name, args).output();
-    let mut peer = SshPeer::new(host, &whom.host, &run);
-    if !peer.is_open() {
-        if dry_run {
+    // The longest pause is the wait for quorum.
+    let idle = Duration::from_secs(args.timeout).saturating_add(PAUSE);
+    let mut peer = SshPeer::new(host, &whom.host, idle, &run);
+    peer.open(&|| {
+        if args.dry_run {
             return Err(Failure::refused(format!(
                 "root of this node can not log in to '{0}' over SSH yet, so its cluster can not be \
                  checked: 'ssh-copy-id root@{0}' lets it",
@@ -212,7 +291,7 @@ fn over_ssh(
                 "root's key is not known there yet: ssh asks for the password on the terminal",
             );
         }
-        peer.copy_key(host)?;
-    }
-    join::join(host, plan, &mut peer, machine, dry_run)
+        Ok(())
+    })?;
+    work(&mut peer)
 }

@@ -17,12 +17,12 @@ use crate::cli::{LinkAction, LinkChange};
 use crate::conf::{self, ClusterConf, NodeEntry};
 use crate::doctor;
 use crate::failure::{Failure, Outcome};
-use crate::host::lock::{ClusterLock, Renewal};
+use crate::host::lock::ClusterLock;
 use crate::host::{Host, clusterconf, local_addresses, pve, wait};
 use crate::transaction::Transaction;
 use crate::value::is_address;
 
-/// Nodes take a version within this time, for which the cluster's lock is renewed.
+/// Nodes take a version within this time.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A link that an earlier change has made is up, seen from each node, within this time.
@@ -74,21 +74,16 @@ pub(super) fn follow(
     if let Some(first) = steps.first() {
         need_links(machine, old, first, there)?;
     }
-    let renewal = lock.as_ref().map(|lock| lock.renewal().clone());
-    let renew = || renewal.as_ref().map_or(Ok(()), Renewal::renew);
     let take_all = |transaction: &mut Transaction| {
         let mut last = old;
         steps.iter().try_for_each(|step| {
             machine.step()?;
-            renew()?;
             clusterconf::unchanged(host, last)?;
             last = step;
             transaction.write_conf(host, &step.text())?;
             let look = || not_taken(machine, step, there);
-            let missing = look_for(machine, PATIENCE, || look().is_empty().then_some(()));
-            // The way back takes its time as well.
-            renew()?;
-            missing?.ok_or_else(|| Failure::failed(look().join("\n")))
+            let taken = look_for(machine, PATIENCE, || look().is_empty().then_some(()))?;
+            taken.ok_or_else(|| Failure::failed(look().join("\n")))
         })
     };
     change::undone(host, machine, "pvecm link", lock, take_all).map_err(|undone| {

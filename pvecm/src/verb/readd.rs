@@ -1,11 +1,14 @@
 //! A node that was in the cluster joins again: installed anew under the same name, or removed from
 //! the cluster while it was off.
 //!
-//! What it still has of a cluster goes first, as `leave` does it; then it joins as `add` does, and
-//! takes its old entry, with number and votes, if the cluster still has that.
+//! What it still has of a cluster goes first, as `leave` does it, but not before all that a join needs
+//! was looked at; then it joins as `add` does, and takes its old entry, with number and votes, if the
+//! cluster still has that.
+
+use std::cell::Cell;
 
 use super::change::need_root;
-use super::{add, leave, show};
+use super::{add, leave};
 use crate::cli::{Leave, Readd};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, pve};
@@ -17,20 +20,22 @@ use crate::join::checks::UNCHANGED;
 /// When this node takes part in a cluster, a check says no, or a step fails.
 pub fn run(host: &Host, args: &Readd) -> Outcome {
     need_root()?;
-    let has_left = has_cluster(host);
-    if has_left {
-        refuse_member(host)?;
-        let leaving = Leave {
-            yes: args.yes,
-            dry_run: args.add.dry_run,
-        };
+    if !has_cluster(host) {
+        return add::again(host, &args.add);
+    }
+    refuse_member(host)?;
+    let leaving = Leave {
+        yes: args.yes,
+        dry_run: args.add.dry_run,
+    };
+    let has_left = Cell::new(false);
+    let leave = || {
         // The old entry is taken over, so nobody has to remove it.
         leave::separated(host, &leaving)?;
-        if args.add.dry_run {
-            return show("would then join as 'pvecm add' does\n");
-        }
-    }
-    add::again(host, &args.add).map_err(|failure| match has_left {
+        has_left.set(!leaving.dry_run);
+        Ok(())
+    };
+    add::after_leaving(host, &args.add, &leave).map_err(|failure| match has_left.get() {
         true => left_already(&failure),
         false => failure,
     })

@@ -36,7 +36,7 @@ const SSH: &str = "[Service]
 Type=notify
 ExecStartPre=/bin/mkdir -p /run/sshd
 ExecStartPre=/usr/sbin/sshd -t
-ExecStart=/usr/sbin/sshd -D
+ExecStart=/usr/sbin/sshd -D -e
 ExecReload=/bin/kill -HUP $MAINPID
 ";
 const SERVE: &str = include_str!(concat!(

@@ -10,11 +10,15 @@ use tests::services::Messaging::{Corosync, Lite};
 use tests::services::PveLab;
 use tests::wait::eventually;
 
-use crate::joining::{cluster_of_one, make_root_key, over_ssh, serve, with_password, with_token};
-use crate::support::{all_vote, await_text, check, fresh, link_args, step, writers};
+use crate::joining::{
+    add_over_ssh, cluster_of_one, make_root_key, serve, with_password, with_token,
+};
+use crate::support::{all_vote, await_text, check, fails, fresh, link_args, step, writers};
 
 const CONF: &str = "/etc/corosync/corosync.conf";
 const NODES: [usize; 5] = [1, 2, 3, 4, 5];
+/// A guest of the fourth.
+const GUEST: &str = "nodes/n4/qemu-server/104.conf";
 
 #[test]
 fn five_nodes_are_joined_and_changed_while_they_are_written_to() {
@@ -32,9 +36,11 @@ fn five_nodes_are_joined_and_changed_while_they_are_written_to() {
     check(&mut load, &nodes, &[1, 2, 3, 5]);
     load.during(|_| separate_and_rejoin(&nodes)).unwrap();
     check(&mut load, &nodes, &[1, 2, 3, 5]);
+    load.during(|_| come_back_with_a_guest(&mut nodes)).unwrap();
+    check(&mut load, &nodes, &NODES);
     load.during(|_| lose_quorum_and_recover(&mut nodes))
         .unwrap();
-    check(&mut load, &nodes, &[1, 2, 3, 5]);
+    check(&mut load, &nodes, &NODES);
     assert!(nodes.path(5, "accepted").exists());
 }
 
@@ -42,6 +48,10 @@ fn five_nodes_are_joined_and_changed_while_they_are_written_to() {
 fn add(nodes: &PveLab, id: usize, how: &str, links: usize) {
     let args = link_args(nodes, id, links);
     let shown = nodes.pvecm(id, &format!("add {how} {args}")).unwrap();
+    is_added(id, &shown);
+}
+
+fn is_added(id: usize, shown: &str) {
     let done = format!("successfully added node 'n{id}' to cluster.");
     assert!(shown.contains(&done), "{shown}");
 }
@@ -68,7 +78,8 @@ fn joins(nodes: &PveLab) {
         await_votes(nodes, &[1, 2]);
     });
     step("joined over SSH", || {
-        add(nodes, 3, &over_ssh(nodes, 1, 3), 2);
+        let shown = add_over_ssh(nodes, 1, 3, &link_args(nodes, 3, 2));
+        is_added(3, &shown);
         await_votes(nodes, &[1, 2, 3]);
     });
     serve(nodes, 2);
@@ -113,11 +124,14 @@ fn links(nodes: &PveLab) {
     nodes.await_online(&NODES).unwrap();
 }
 
-/// One dies and is removed.
+/// One dies and is removed. The cluster forgets its guest, of which it knows itself.
 fn remove_dead(nodes: &mut PveLab) {
     let rest = [1, 2, 3, 5];
+    fs::write(nodes.path(1, GUEST), "name: of n4\n").unwrap();
+    await_text(nodes, &[4], &format!("/etc/pve/{GUEST}"), "of n4");
     nodes.power_off(4);
     step("noticed a dead node", || nodes.await_online(&rest).unwrap());
+    fs::remove_file(nodes.path(1, GUEST)).unwrap();
     step("removed it", || {
         nodes.pvecm(2, "delnode n4 --purge").unwrap();
         await_votes(nodes, &rest);
@@ -154,9 +168,41 @@ fn separate_and_rejoin(nodes: &PveLab) {
     });
 }
 
-/// Half of them fail: nothing can be written until fewer votes are expected.
+/// The one that was removed while it was off comes back, and brings its guest along.
+fn come_back_with_a_guest(nodes: &mut PveLab) {
+    nodes.boot(4).unwrap();
+    nodes.host(4).sh_ok(&third_network(4)).unwrap();
+    // The others know it by the hardware address that it had before.
+    for id in [1, 2, 3, 5] {
+        let host = nodes.host(id);
+        host.sh_ok("ip neighbour flush dev eth1").unwrap();
+    }
+    let how = format!("readd {} --yes", with_token(nodes, 2, 4));
+    let links = link_args(nodes, 4, 3);
+    let key = nodes.host(4).path("/etc/corosync/authkey");
+    // What keeps it out is found before it leaves.
+    let said = fails(nodes, 4, &format!("{how} {links}"), 2);
+    assert!(said.contains("virtual guests (104)"), "{said}");
+    let said = fails(nodes, 4, &format!("{how} --import-guests"), 2);
+    assert!(said.contains("give --link0 --link1 --link2"), "{said}");
+    let readd = format!("{how} {links} --import-guests");
+    let plan = nodes.pvecm(4, &format!("{readd} --dry-run")).unwrap();
+    let (leave, join) = plan.split_once("would start pve-cluster").unwrap();
+    assert!(leave.contains("would stop corosync"), "{plan}");
+    assert!(join.contains("would carry over guest 104"), "{plan}");
+    assert!(key.exists() && nodes.path(4, "corosync.conf").exists());
+    let shown = step("joined again with a guest", || {
+        nodes.pvecm(4, &readd).unwrap()
+    });
+    step("votes", || await_votes(nodes, &NODES));
+    is_added(4, &shown);
+    assert!(shown.contains("guest 104 is carried over"), "{shown}");
+    await_text(nodes, &[1], &format!("/etc/pve/{GUEST}"), "of n4");
+}
+
+/// More than half of them fail: nothing can be written until fewer votes are expected.
 fn lose_quorum_and_recover(nodes: &mut PveLab) {
-    for id in [3, 5] {
+    for id in [3, 4, 5] {
         nodes.power_off(id);
     }
     step("lost quorum", || {
@@ -171,10 +217,10 @@ fn lose_quorum_and_recover(nodes: &mut PveLab) {
     });
     fs::write(nodes.path(2, "accepted"), "x").unwrap();
     step("came back", || {
-        for id in [3, 5] {
+        for id in [3, 4, 5] {
             nodes.boot(id).unwrap();
             nodes.host(id).sh_ok(&third_network(id)).unwrap();
         }
-        await_votes(nodes, &[1, 2, 3, 5]);
+        await_votes(nodes, &NODES);
     });
 }

@@ -112,7 +112,38 @@ fn a_second_node_joins_with_a_token_and_the_first_is_never_without_quorum() {
             again.contains("already a member of cluster 'lab'"),
             "{again}"
         );
+        if messaging == [Lite, Lite] {
+            the_authority_gets_a_new_key(&nodes);
+        }
     }
+}
+
+/// Both nodes show certificates that are trusted at each step.
+fn the_authority_gets_a_new_key(nodes: &PveLab) {
+    let trusted = |count: usize| {
+        let shown = "for node in n1 n2; do openssl verify -CAfile /etc/pve/pve-root-ca.pem \
+                     /etc/pve/nodes/$node/pve-ssl.pem; done && \
+                     grep -c BEGIN /etc/pve/pve-root-ca.pem";
+        let shown = nodes.host(2).sh_ok(shown).unwrap();
+        assert!(shown.ends_with(&format!(": OK\n{count}\n")), "{shown}");
+    };
+    let step = |id: usize, name: &str| nodes.pvecm(id, &format!("certs rollover {name}")).unwrap();
+    trusted(1);
+    step(1, "announce");
+    nodes.await_equal(&[1, 2]).unwrap();
+    trusted(2);
+    step(1, "switch");
+    nodes.await_equal(&[1, 2]).unwrap();
+    trusted(2);
+    // The other node still shows one of the old key.
+    let said = fails(nodes, 1, "certs rollover finish", 2);
+    assert!(said.contains("n2"), "{said}");
+    nodes.pvecm(2, "updatecerts").unwrap();
+    step(2, "finish");
+    nodes.await_equal(&[1, 2]).unwrap();
+    trusted(1);
+    let shown = nodes.pvecm(1, "certs").unwrap();
+    assert!(shown.contains("no new authority is on its way"), "{shown}");
 }
 
 #[test]
@@ -251,6 +282,22 @@ fn a_member_with_a_full_disk_takes_nobody(nodes: &PveLab) {
     assert_eq!(after, before);
 }
 
+fn put_back_by_the_user(nodes: &PveLab) {
+    let plan = nodes.pvecm(2, "undo --dry-run").unwrap();
+    for step in [
+        "put back '/var/lib/pve-cluster/config.db'",
+        "remove '/etc/corosync/authkey'",
+    ] {
+        assert!(plan.contains(&format!("would {step}")), "{plan}");
+    }
+    let said = fails(nodes, 2, "undo", 2);
+    assert!(said.contains("--yes"), "{said}");
+    nodes.pvecm(2, "undo --yes").unwrap();
+    nodes.await_writable(2, true).unwrap();
+    let shown = nodes.pvecm(2, "undo --yes").unwrap();
+    assert!(shown.contains("there is nothing to put back"), "{shown}");
+}
+
 /// Sends a signal to a join that waits for quorum; returns what it has said.
 fn while_it_waits(nodes: &PveLab, add: &str, signal: &str) -> String {
     let script = format!(
@@ -299,6 +346,18 @@ fn a_join_that_fails_or_is_killed_is_put_back_on_both_sides() {
     assert_eq!(state(&nodes, 2), before);
     let conf = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
     assert!(!conf.contains("n2"), "{conf}");
+
+    // It is killed while it waits, and the user has it put back.
+    while_it_waits(&nodes, &add, "KILL");
+    put_back_by_the_user(&nodes);
+    // The next join knows by it that the cluster may have an entry of this node.
+    let note = nodes
+        .host(2)
+        .path("/var/lib/pve-cluster/pvecm-joining.json");
+    let content = fs::read(&note).unwrap();
+    fs::remove_file(&note).unwrap();
+    assert_eq!(state(&nodes, 2), before);
+    fs::write(&note, content).unwrap();
 
     // Both sides are killed while it waits.
     while_it_waits(&nodes, &add, "KILL");

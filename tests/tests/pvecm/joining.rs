@@ -4,7 +4,7 @@
 use std::fs;
 
 use tests::cluster::SYNC_DEADLINE;
-use tests::services::PveLab;
+use tests::services::{LOGS, PveLab};
 use tests::wait::eventually;
 
 use crate::support::link_args;
@@ -75,18 +75,32 @@ pub(crate) fn make_root_key(nodes: &PveLab, id: usize) {
     nodes.host(id).sh_ok(make).unwrap();
 }
 
-/// Arguments of `add` that join over SSH, of a node whose root has a key. What `ssh-copy-id` and the
-/// first question of ssh would do on a terminal is done.
-pub(crate) fn over_ssh(nodes: &PveLab, member: usize, new: usize) -> String {
+/// Joins a node over SSH with these arguments, as one whose root has a key that no member knows. ssh
+/// asks for the password, and before that whether the member is the right one.
+pub(crate) fn add_over_ssh(nodes: &PveLab, member: usize, new: usize, args: &str) -> String {
     let (host, peer) = (nodes.host(new), nodes.host(member).address(0));
     nodes.host(member).sh_ok("systemctl start ssh").unwrap();
-    host.sh_ok(&format!(
-        "ssh-keyscan {peer} >>/root/.ssh/known_hosts 2>/dev/null"
-    ))
-    .unwrap();
-    let key = fs::read_to_string(host.path("/root/.ssh/id_rsa.pub")).unwrap();
-    let list = nodes.path(member, "priv/authorized_keys");
-    let keys = fs::read_to_string(&list).unwrap_or_default();
-    fs::write(&list, format!("{keys}{key}")).unwrap();
-    format!("{peer} --use_ssh")
+    let answers = format!(
+        "#!/bin/sh\necho \"$1\" >>/run/asked\n\
+         case $1 in *yes/no*) echo yes;; *) echo '{PASSWORD}';; esac\n"
+    );
+    fs::write(host.path("/run/answers"), answers).unwrap();
+    let add = format!(
+        "chmod 700 /run/answers; export SSH_ASKPASS_REQUIRE=force SSH_ASKPASS=/run/answers; \
+         exec pvecm add {peer} --use_ssh {args}"
+    );
+    let shown = host.sh_ok(&add).unwrap();
+    let asked = fs::read_to_string(host.path("/run/asked")).unwrap();
+    let asked: Vec<&str> = asked.lines().filter(|line| line.ends_with(": ")).collect();
+    assert_eq!(asked.len(), 1, "{asked:?}");
+    // All went through one connection, and that is closed.
+    let log = fs::read_to_string(nodes.host(member).path(format!("{LOGS}/ssh.log"))).unwrap();
+    let logins = log.lines().filter(|line| line.contains("Accepted "));
+    let logins: Vec<&str> = logins.collect();
+    assert!(
+        matches!(*logins, [one] if one.contains("password")),
+        "{logins:?}"
+    );
+    host.sh_ok("! ls -d /run/pvecm-ssh.*").unwrap();
+    shown
 }

@@ -4,8 +4,9 @@ use std::fs;
 
 use tests::cluster::Cluster;
 use tests::daemon::binary;
+use tests::wait::eventually;
 
-use crate::support::{KINDS, can_run_clusters, document, pvecm, said, settings};
+use crate::support::{DEADLINE, KINDS, can_run_clusters, document, pvecm, said, settings};
 
 #[test]
 fn expected_votes_bring_quorum_back_and_the_file_system_knows() {
@@ -21,6 +22,9 @@ fn expected_votes_bring_quorum_back_and_the_file_system_knows() {
         assert!(errors.contains("CS_ERR_INVALID_PARAM"), "{errors}");
         assert!(errors.contains("3 is the least"), "{errors}");
         assert_eq!(said(&pvecm(cluster.lab.host(1), "expected 0")).2, 64);
+        let (_, errors, code) = said(&pvecm(cluster.lab.host(1), "quorum --force-local --yes"));
+        assert_eq!(code, 2, "{errors}");
+        assert!(errors.contains("there is nothing to force"), "{errors}");
 
         for id in [2, 3] {
             cluster.lab.power_off(id);
@@ -36,7 +40,20 @@ fn expected_votes_bring_quorum_back_and_the_file_system_knows() {
         );
         assert_eq!(document(host, "status")["votes"]["expected"], 3);
 
-        let (text, errors, code) = said(&pvecm(host, "expected 1"));
+        // The links are down a little later than the ring has noticed.
+        let silent = || said(&pvecm(host, "quorum --force-local --dry-run")).2 == 0;
+        eventually(DEADLINE, "links that are down", silent).unwrap();
+        let (text, errors, code) = said(&pvecm(host, "quorum --force-local"));
+        assert_eq!(code, 2, "{errors}");
+        assert!(text.contains("missing: n2 (node 2), n3 (node 3)"), "{text}");
+        assert!(errors.contains("--yes"), "{errors}");
+        assert_eq!(document(host, "status")["votes"]["expected"], 3);
+
+        let give = match kind {
+            "corosync" => "quorum --force-local --yes",
+            _ => "expected 1",
+        };
+        let (text, errors, code) = said(&pvecm(host, give));
         assert_eq!((errors.as_str(), code), ("", 0), "{text}");
         assert!(
             text.ends_with("quorate: /etc/pve takes changes\n"),

@@ -59,6 +59,7 @@ impl FakeMachine {
             "etc/ssh",
             "root/.ssh",
             "var/lib/pve-cluster",
+            "run",
             "var/lock",
         ];
         let (directory, host) = test_node("n2", &directories);

@@ -1,5 +1,6 @@
 //! Joins of a node below a temporary directory, with members that are made up.
 
+mod again;
 mod api;
 mod checks;
 mod import;
@@ -51,6 +52,7 @@ pub fn plan() -> Plan {
         },
         replaces_leftover: false,
         again: false,
+        leaves: false,
         force: false,
         timeout: Duration::from_millis(300),
         import: None,

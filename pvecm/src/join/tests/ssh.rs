@@ -2,7 +2,9 @@
 
 use std::cell::RefCell;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use super::machine::FakeMachine;
 use super::{CONF, facts, plan};
@@ -12,12 +14,16 @@ use crate::join::peer::{Facts, Holder, NotAdmitted, Peer as _};
 
 const MEMBERS: &str = r#"{"nodename":"n1","version":3,"cluster":{"name":"lab","version":1,"nodes":1,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"}}}"#;
 
+const IDLE: Duration = Duration::from_secs(150);
+
 const VMLIST: &str = r#"{"version":2,"ids":{"101":{"node":"n2","type":"lxc","version":1},"102":{"node":"n1","type":"qemu","version":1}}}"#;
 
 /// Programs as a member of this kind, or of the original, answers.
 struct Programs {
     is_original: bool,
     fails: Option<&'static str>,
+    /// What logins say that ask nobody, and those that ask.
+    login: [Option<&'static str>; 2],
     ran: RefCell<Vec<String>>,
 }
 
@@ -26,6 +32,7 @@ impl Programs {
         Self {
             is_original: false,
             fails: None,
+            login: [None; 2],
             ran: RefCell::default(),
         }
     }
@@ -33,6 +40,12 @@ impl Programs {
     fn run(&self, name: &str, args: &[String]) -> Outcome<String> {
         let line = format!("{name} {}", args.join(" "));
         self.ran.borrow_mut().push(line.clone());
+        let is_asking = usize::from(!line.contains("BatchMode=yes"));
+        if line.contains("ControlMaster=yes")
+            && let Some(text) = self.login[is_asking]
+        {
+            return Err(Failure::failed(text));
+        }
         if self.is_original && line.contains("--probation") {
             return Err(Failure::failed(
                 "400 unable to parse option\nUnknown option: probation",
@@ -65,7 +78,7 @@ fn a_member_tells_over_ssh_which_guest_has_a_number() {
     let programs = Programs::new();
     let run = |name: &str, args: &[String]| programs.run(name, args);
     let machine = FakeMachine::new();
-    let mut peer = SshPeer::new(&machine.host, "n1", &run);
+    let mut peer = SshPeer::new(&machine.host, "n1", IDLE, &run);
     let taken = peer.taken(&[100, 101]).unwrap();
     let holder = Holder {
         node: "n2".to_owned(),
@@ -81,8 +94,8 @@ fn a_member_tells_and_lets_in_over_ssh() {
     let before = machine.tree();
     let programs = Programs::new();
     let run = |name: &str, args: &[String]| programs.run(name, args);
-    let mut peer = SshPeer::new(&machine.host, "n1", &run);
-    assert!(peer.is_open());
+    let mut peer = SshPeer::new(&machine.host, "n1", IDLE, &run);
+    peer.open(&|| panic!("nobody is asked")).unwrap();
     let found = peer.facts().unwrap();
     assert!(found.ahead.is_some_and(|ahead| ahead.abs() <= 2));
     assert_eq!(
@@ -92,17 +105,77 @@ fn a_member_tells_and_lets_in_over_ssh() {
         },
         facts()
     );
+    let directory = machine
+        .host
+        .paths
+        .at(format!("run/pvecm-ssh.{}", std::process::id()));
+    assert_eq!(
+        fs::metadata(&directory).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
     let admitted = peer.admit(&plan().request).unwrap();
     assert_eq!(admitted.authkey, [0xfe; 256]);
     assert_eq!(admitted.conf, CONF.as_bytes());
     peer.withdraw(&"n2".parse().unwrap()).unwrap();
+    drop(peer);
     assert_eq!(machine.tree(), before);
     let ran = programs.ran.borrow();
-    let asked = ran.iter().find(|line| line.contains("addnode")).unwrap();
-    let wanted = "ssh -o BatchMode=yes -o ConnectTimeout=10 -l root n1 -- pvecm addnode n2 \
-                  --new_node_ip 10.77.0.2 --apiversion 1 --probation 1";
-    assert_eq!(asked, wanted);
-    assert!(ran.last().unwrap().ends_with("pvecm delnode n2"));
+    let by = format!("-o ControlPath={}/master", directory.display());
+    let first = format!(
+        "ssh -o ConnectTimeout=10 -o ServerAliveInterval=5 -o ControlMaster=yes -o ControlPersist=150 {by} -o \
+         BatchMode=yes -l root n1 -- true"
+    );
+    assert_eq!(ran[0], first);
+    let through = format!("ssh -o BatchMode=yes -o ConnectTimeout=10 {by} -l root n1 --");
+    let wanted =
+        format!("{through} pvecm addnode n2 --new_node_ip 10.77.0.2 --apiversion 1 --probation 1");
+    assert!(ran.contains(&wanted), "{ran:#?}");
+    let (last, others) = ran.split_last().unwrap();
+    assert_eq!(*last, format!("ssh {by} -O exit n1"));
+    assert!(others.iter().all(|line| line.contains(&by)), "{ran:#?}");
+    assert!(others.last().unwrap().ends_with("pvecm delnode n2"));
+}
+
+#[test]
+fn who_has_to_answer_is_asked_once() {
+    let denied = Some("exit status: 255: root@n1: Permission denied (publickey,password).");
+    let machine = FakeMachine::new();
+    let before = machine.tree();
+    let open = |login: [Option<&'static str>; 2]| {
+        let programs = Programs {
+            login,
+            ..Programs::new()
+        };
+        let run = |name: &str, args: &[String]| programs.run(name, args);
+        let mut peer = SshPeer::new(&machine.host, "n1", IDLE, &run);
+        let opened = peer.open(&|| Ok(()));
+        drop(peer);
+        let ran = programs.ran.take();
+        let asking = |line: &&String| !line.contains("BatchMode=yes") && !line.contains("-O exit");
+        let asking: Vec<String> = ran.iter().filter(asking).cloned().collect();
+        assert_eq!(machine.tree(), before);
+        (opened, asking)
+    };
+    let (opened, asking) = open([denied, None]);
+    opened.unwrap();
+    assert_eq!(asking.len(), 2, "{asking:#?}");
+    assert!(asking[0].contains("ControlMaster=yes"), "{asking:#?}");
+    let copy = &asking[1];
+    assert!(copy.starts_with("ssh-copy-id -f -o ControlPath="), "{copy}");
+    assert!(copy.ends_with("/root/.ssh/id_rsa root@n1"), "{copy}");
+    // A wrong answer.
+    let (opened, asking) = open([denied, denied]);
+    let text = opened.unwrap_err().to_string();
+    assert!(text.contains("root can not log in to 'n1'"), "{text}");
+    assert_eq!(asking.len(), 1, "{asking:#?}");
+    // Connections can not be shared.
+    let shared = Some("exit status: 255: unix_listener: cannot bind to path");
+    let (opened, asking) = open([denied, shared]);
+    opened.unwrap();
+    assert!(asking[1].starts_with("ssh-copy-id -i /"), "{asking:#?}");
+    let (opened, asking) = open([shared, shared]);
+    opened.unwrap();
+    assert!(asking.is_empty(), "{asking:#?}");
 }
 
 #[test]
@@ -113,7 +186,7 @@ fn a_member_of_the_original_lets_in_without_probation() {
         ..Programs::new()
     };
     let run = |name: &str, args: &[String]| programs.run(name, args);
-    let mut peer = SshPeer::new(&machine.host, "n1", &run);
+    let mut peer = SshPeer::new(&machine.host, "n1", IDLE, &run);
     peer.admit(&plan().request).unwrap();
     let ran = programs.ran.borrow();
     let asked: Vec<_> = ran.iter().filter(|line| line.contains("addnode")).collect();
@@ -134,6 +207,7 @@ fn a_refusal_is_told_from_a_lost_connection() {
             "exit status: 255: ssh: connect to host n1 port 22: No route to host",
             false,
         ),
+        ("'ssh n1 -- pvecm addnode n2': exit status: 255: ", false),
     ];
     for (text, is_known) in cases {
         let programs = Programs {
@@ -141,7 +215,7 @@ fn a_refusal_is_told_from_a_lost_connection() {
             ..Programs::new()
         };
         let run = |name: &str, args: &[String]| programs.run(name, args);
-        let mut peer = SshPeer::new(&machine.host, "n1", &run);
+        let mut peer = SshPeer::new(&machine.host, "n1", IDLE, &run);
         let refused = peer.admit(&plan().request).unwrap_err();
         assert_eq!(
             matches!(refused, NotAdmitted::Refused(_)),

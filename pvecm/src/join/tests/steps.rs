@@ -42,6 +42,8 @@ pub struct FakePeer {
     withdraw: Box<dyn Fn() -> Outcome>,
     pub withdrawn: usize,
     pub requests: Vec<Request>,
+    /// It does not tell what the cluster is like, and why.
+    pub broken: Option<&'static str>,
     /// Numbers that guests have, if it tells.
     pub taken: Option<BTreeMap<u32, Option<Holder>>>,
 }
@@ -51,6 +53,7 @@ impl FakePeer {
         Self {
             taken: Some(BTreeMap::new()),
             facts: facts(),
+            broken: None,
             admit: Box::new(|_| Ok(admitted(true))),
             withdraw: Box::new(|| Ok(())),
             withdrawn: 0,
@@ -65,7 +68,10 @@ impl Peer for FakePeer {
     }
 
     fn facts(&mut self) -> Outcome<Facts> {
-        Ok(self.facts.clone())
+        match self.broken {
+            Some(why) => Err(Failure::failed(why)),
+            None => Ok(self.facts.clone()),
+        }
     }
 
     fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>> {

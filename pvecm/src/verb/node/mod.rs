@@ -100,9 +100,7 @@ impl Machine for ThisMachine {
     }
 
     fn step(&self) -> Outcome {
-        machine::Machine::step(&self.machine)?;
-        let lock = self.lock.borrow();
-        lock.as_ref().map_or(Ok(()), |lock| lock.renewal().keep())
+        machine::Machine::step(&self.machine)
     }
 
     fn addresses(&self) -> Outcome<Vec<IpAddr>> {
@@ -137,7 +135,7 @@ impl Machine for ThisMachine {
 
     fn take(&self, host: &Host, step: &ClusterConf) -> Outcome {
         if let Some(lock) = &*self.lock.borrow() {
-            lock.renewal().renew()?;
+            lock.renew()?;
         }
         clusterconf::write(host, &step.text())?;
         let mut missing = Vec::new();

@@ -315,6 +315,8 @@ fn without_the_file_system_the_configuration_waits() {
     let recovered = recover(&directory).unwrap().unwrap();
     assert!(recovered.failures[0].contains("systemctl start pve-cluster"));
     node.mount();
+    // It has freed itself: the file system that came back here has given it another number.
+    fs::remove_dir(node.host.paths.pve("priv/lock/file-corosync_conf")).unwrap();
     let recovered = recover(&directory).unwrap().unwrap();
     assert!(recovered.failures.is_empty(), "{recovered:?}");
     assert!(clusterconf::read(&node.host).unwrap().node("n2").is_some());
