@@ -61,11 +61,13 @@ impl World {
                 self.later(8000, Repair::Usable(id, link));
             }
             Fault::Storm => {
-                self.network.weather = Weather {
+                let forgets = self.options.has(Fault::CrashAndForget);
+                let weather = Weather {
                     loss: self.rng.below(500),
                     slow: self.rng.below(100),
                     ..draw_weather(&mut self.rng)
                 };
+                self.network.weather = weather.of_rings_that_come_again(forgets);
                 self.later(3000, Repair::Calm);
             }
             Fault::Crash | Fault::CrashAndForget => self.kill(fault, id),

@@ -214,9 +214,8 @@ impl Options {
             .into_iter()
             .filter(|_| rng.chance(appetite))
             .collect();
-        if faults.contains(&Fault::CrashAndForget) {
-            // Rings of the same name come again, and nothing on the wire tells a token that was
-            // recorded in the first from one of the second.
+        let forgets = faults.contains(&Fault::CrashAndForget);
+        if forgets {
             faults.retain(|fault| *fault != Fault::Replay);
         }
         // A large ring costs as much in a few seconds as a small one in a minute.
@@ -232,7 +231,7 @@ impl Options {
             token_ms: *rng.pick(&[300, 500, 1000, 1000, 2000]),
             totem: draw_totem(rng, nodes),
             votes: draw_votes(rng, nodes),
-            weather: draw_weather(rng),
+            weather: draw_weather(rng).of_rings_that_come_again(forgets),
             faulty_ms,
             faults,
             fault_gap_ms: *rng.pick(&[300, 1000, 2000, 5000]),
@@ -296,6 +295,16 @@ fn draw_votes(rng: &mut Rng, nodes: u32) -> Votes {
         Votes::LastManStanding,
         Votes::NoProvider,
     ])
+}
+
+impl Weather {
+    /// When nodes forget, rings of the same name come again, and nothing on the wire tells a token
+    /// that was recorded in the first from one of the second: then nothing is played back.
+    #[must_use]
+    pub(super) fn of_rings_that_come_again(self, forgets: bool) -> Self {
+        let replay = if forgets { 0 } else { self.replay };
+        Self { replay, ..self }
+    }
 }
 
 pub(super) fn draw_weather(rng: &mut Rng) -> Weather {
