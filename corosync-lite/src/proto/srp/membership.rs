@@ -33,6 +33,10 @@ impl Srp {
     /// Starts to agree on a membership; the proposal is what `proc` and `failed` say.
     pub(super) fn enter_gather(&mut self, now: Instant, reason: GatherReason) {
         self.timers.stop_protocol();
+        if matches!(self.state, State::Operational) {
+            self.shown.clear();
+            self.forgiven.clear();
+        }
         self.rotation.held = false;
         self.proc.insert(self.node);
         self.consensus = BTreeMap::from([(self.node, self.ring.seq)]);
@@ -122,7 +126,7 @@ impl Srp {
                     return Err(Discard::Stale);
                 }
             }
-            State::Gather => {}
+            State::Gather => self.forgive(now, join),
             State::Commit | State::Recovery(_) => {
                 let is_refusal = matches!(self.state, State::Commit)
                     && self.has_gone_on(from, join.ring_seq, &proc, &failed);
@@ -141,6 +145,23 @@ impl Srp {
         }
         self.ring_seq_max = self.ring_seq_max.max(join.ring_seq);
         self.process_join(now, join, &proc, &failed)
+    }
+
+    /// A node that was given up and has had a ring of its own since has begun anew, with nobody
+    /// given up: if those who go on without it did not hear that, parts of a cluster whose timeouts
+    /// run in turns could give each other up for ever. Each node is forgiven once on the way to a
+    /// ring, so one that does not hear the others does not keep them from theirs.
+    fn forgive(&mut self, now: Instant, join: &MembJoin) {
+        let from = join.system_from;
+        if self.shown.len() >= NODES_MAX && !self.shown.contains_key(&from) {
+            return;
+        }
+        let before = self.shown.insert(from, join.ring_seq);
+        let is_anew = before.is_some_and(|before| before < join.ring_seq) && join.failed.is_empty();
+        if is_anew && self.failed.contains(&from) && self.forgiven.insert(from) {
+            self.failed.remove(&from);
+            self.enter_gather(now, GatherReason::JoinNews);
+        }
     }
 
     /// Whether a node that agreed to the ring being committed has heard of more since: it will not

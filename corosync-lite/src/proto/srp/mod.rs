@@ -204,6 +204,9 @@ pub struct Srp {
     failed: BTreeSet<NodeId>,
     /// Nodes that sent a join message that equalled this node's proposal, and the ring sequence in it.
     consensus: BTreeMap<NodeId, u64>,
+    /// Ring sequences in the join messages since the last ring, and who was forgiven since.
+    shown: BTreeMap<NodeId, u64>,
+    forgiven: BTreeSet<NodeId>,
     /// Nodes whose last proposal was another one.
     dissent: BTreeSet<NodeId>,
     failed_to_receive: bool,
@@ -249,6 +252,8 @@ impl Srp {
             proc: BTreeSet::new(),
             failed: BTreeSet::new(),
             consensus: BTreeMap::new(),
+            shown: BTreeMap::new(),
+            forgiven: BTreeSet::new(),
             dissent: BTreeSet::new(),
             failed_to_receive: false,
             past: BTreeMap::new(),

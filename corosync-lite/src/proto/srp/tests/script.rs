@@ -369,6 +369,34 @@ fn who_changed_its_mind_is_not_committed_with() {
 }
 
 #[test]
+fn who_was_given_up_and_begins_anew_is_forgiven_once() {
+    let (mut srp, mut now) = alone(Config::default());
+    let join = |ring_seq| {
+        let join = MembJoin {
+            header: Header::new(NodeId(2), NodeId::NONE),
+            system_from: NodeId(2),
+            proc: [1, 2, 3].map(NodeId).to_vec(),
+            failed: Vec::new(),
+            ring_seq,
+        };
+        join.encode()
+    };
+    let mut given_up = Vec::new();
+    for _ in 0..2 {
+        srp.handle_datagram(now, &join(1)).unwrap();
+    }
+    srp.proc.insert(NodeId(4));
+    for ring_seq in [5, 5, 9, 13] {
+        srp.failed.insert(NodeId(2));
+        now += ms(1);
+        srp.handle_datagram(now, &join(ring_seq)).unwrap();
+        given_up.push(srp.failed.contains(&NodeId(2)));
+    }
+    assert_eq!(given_up, [false, true, true, true]);
+    assert_eq!(srp.phase(), Phase::Gather);
+}
+
+#[test]
 fn who_will_refuse_the_commit_token_is_not_waited_for() {
     let (mut srp, now) = alone(Config::default());
     let join = |proc: &[u32], ring_seq| {
