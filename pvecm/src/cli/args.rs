@@ -193,6 +193,10 @@ pub struct Create {
     /// Milliseconds added to the token timeout for each node above two
     #[arg(long, default_value_t = 125)]
     pub token_coefficient: u32,
+    /// One of two nodes goes on when the other fails, until a third is added; after a start they wait for
+    /// each other. When only the network between them is cut, both may go on
+    #[arg(long)]
+    pub two_node: bool,
     /// Also when all links are on the network of a storage
     #[arg(long)]
     pub allow_storage_network: bool,

@@ -78,6 +78,22 @@ impl ClusterConf {
         self.edit_node(node, |section| section.set("quorum_votes", "0"));
     }
 
+    /// Lets one vote be enough as long as there are two nodes at most, or not, in a configuration that was
+    /// not written yet: the version stays. The nodes wait for each other after a start, unless the text
+    /// says otherwise.
+    pub fn set_two_node(&mut self, is_enough: bool) {
+        let root = self.document.root_mut();
+        for quorum in root.named_mut("quorum") {
+            quorum.unset("two_node");
+        }
+        if is_enough {
+            match root.named_mut("quorum").last() {
+                Some(quorum) => quorum.set("two_node", "1"),
+                None => root.add_section("quorum", |quorum| quorum.set("two_node", "1")),
+            }
+        }
+    }
+
     /// Gives a node its votes; with 0 none are written, as for a node that is added with none.
     ///
     /// # Errors

@@ -128,6 +128,13 @@ impl ClusterConf {
             .is_some()
     }
 
+    /// Whether one vote is enough as long as there are two nodes at most.
+    #[must_use]
+    pub fn is_two_node(&self) -> bool {
+        let number = self.setting("quorum", "two_node");
+        number.is_some_and(|text| text.parse::<u8>().is_ok_and(|number| number != 0))
+    }
+
     /// The node list, in the order of the file.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeEntry> {

@@ -106,6 +106,19 @@ fn a_new_cluster_is_written_as_the_original_writes_it() {
 }
 
 #[test]
+fn one_of_two_nodes_is_enough_where_that_is_written() {
+    let mut two = conf(CREATED);
+    assert!(!two.is_two_node());
+    two.set_two_node(true);
+    assert!(two.is_two_node());
+    let provider = "  provider: corosync_votequorum\n";
+    let written = CREATED.replace(provider, &format!("{provider}  two_node: 1\n"));
+    assert_eq!(text(&two), written);
+    two.set_two_node(false);
+    assert_eq!(text(&two), CREATED);
+}
+
+#[test]
 fn edits_leave_comments_and_order_alone() {
     let before = CREATED.replace("nodelist {\n", "# who is in\nnodelist {\n  # first\n");
     let mut conf = conf(&before);

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::cli::Add;
 use crate::failure::{Failure, Outcome};
-use crate::host::Host;
 use crate::host::command::program;
 use crate::host::stop::Signals;
+use crate::host::{Host, clusterconf};
 use crate::info::JoinInfo;
 use crate::join::api::{Ask, Credentials, Session, authenticate};
 use crate::join::client::{Client, PORT, Target, Trust};
@@ -19,6 +19,7 @@ use crate::join::{self, Leaving, Plan, checks, guests, steps};
 use crate::serve::token::JoinToken;
 use crate::value::Fingerprint;
 use crate::verb::change::{begin, begin_unless, need_root};
+use crate::verb::two_node;
 
 /// What comes before and after the wait for quorum takes no longer.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -162,6 +163,10 @@ impl Joining<'_> {
     fn finish(self, machine: &dyn Machine) {
         if !self.args.dry_run {
             steps::finish(self.host, machine);
+            let conf = clusterconf::read(self.host).ok();
+            if let Some(hint) = conf.and_then(|conf| two_node::hint(&conf)) {
+                machine.say(&hint);
+            }
         }
     }
 }

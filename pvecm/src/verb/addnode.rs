@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::change::{self, need_root, show_plan};
 use super::machine::{Machine, ThisMachine, await_version, look_for, present};
-use super::{prepare, updatecerts};
+use super::{prepare, two_node, updatecerts};
 use crate::cli::Addnode;
 use crate::conf::{self, Admission, ClusterConf, Joiner, NodeEntry, Resolve};
 use crate::failure::{Failure, Outcome};
@@ -49,6 +49,9 @@ pub fn run(host: &Host, args: &Addnode) -> Outcome {
         change::foresee(host);
         pve::need_quorum(&host.paths)?;
         let decision = decide(host, &machine, args)?;
+        for warning in &decision.warnings {
+            change::tell(warning);
+        }
         let text = String::from_utf8_lossy(&decision.text).into_owned();
         return show_plan(&[
             format!("make the directories of node '{}'", args.node),
@@ -274,7 +277,9 @@ fn decide(host: &Host, machine: &dyn Machine, args: &Addnode) -> Outcome<Decisio
         warnings.push(text.to_owned());
     }
     let admission = conf.admit(&joiner).map_err(Failure::refused)?;
+    let before = conf.nodes();
     conf.put_node(&args.node, admission.id, admission.votes, &admission.links);
+    warnings.extend(two_node::leave_out(&mut conf, &before, &present)?);
     // The others must be able to go on while it has not come yet.
     let expected = NodeEntry::votes_of(&conf.nodes());
     let there = present

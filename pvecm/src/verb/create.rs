@@ -10,7 +10,7 @@ use super::link::addresses_here;
 use super::machine::{Machine, ThisMachine, wait_for_writable};
 use super::updatecerts;
 use crate::cli::Create;
-use crate::conf::{self, FirstNode};
+use crate::conf::{self, ClusterConf, FirstNode};
 use crate::doctor;
 use crate::failure::{Failure, Outcome};
 use crate::host::files::{KEY, PUBLIC, failed};
@@ -84,11 +84,17 @@ fn check(host: &Host, args: &Create) -> Outcome<String> {
         votes: args.votes,
         links,
     };
-    Ok(conf::create(
-        &args.clustername,
-        &node,
-        args.token_coefficient,
-    ))
+    let text = conf::create(&args.clustername, &node, args.token_coefficient);
+    match args.two_node {
+        true => with_two_node(&text),
+        false => Ok(text),
+    }
+}
+
+fn with_two_node(text: &str) -> Outcome<String> {
+    let mut conf = ClusterConf::parse(text.as_bytes()).map_err(Failure::failed)?;
+    conf.set_two_node(true);
+    Ok(String::from_utf8_lossy(&conf.text()).into_owned())
 }
 
 /// Links of this node: addresses that it has, host names replaced by what they stand for.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::change::{self, need_root, show_plan};
 use super::leftovers::Leftovers;
 use super::machine::{Machine, ThisMachine, await_version, present};
+use super::two_node;
 use crate::cli::Delnode;
 use crate::conf::{ClusterConf, NodeEntry};
 use crate::failure::{Failure, Outcome, code};
@@ -81,6 +82,7 @@ pub fn remove(host: &Host, machine: &dyn Machine, args: &Delnode) -> Outcome<Rem
     removed
         .done
         .push(format!("node '{name}' is out of the configuration"));
+    removed.remains.extend(two_node::hint(&conf));
     match found.and_then(|id| id.map_or(Ok(Vec::new()), |id| put_out(machine, id))) {
         Ok(lines) => removed.done.extend(lines),
         Err(failure) => {

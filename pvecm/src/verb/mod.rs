@@ -26,6 +26,7 @@ pub mod readd;
 pub mod serve;
 pub mod status;
 pub mod token;
+pub mod two_node;
 pub mod undo;
 pub mod updatecerts;
 pub mod wait_quorum;

@@ -16,11 +16,12 @@ fn a_cluster_of_one_is_made_on_either_messaging_daemon() {
     for id in [1, 2] {
         let host = nodes.host(id);
         let args = format!(
-            "create lab{id} --link0 {} --link1 n{id}-1,priority=7",
+            "create lab{id} --two-node --link0 {} --link1 n{id}-1,priority=7",
             host.address(0)
         );
         let plan = nodes.pvecm(id, &format!("{args} --dry-run")).unwrap();
         assert!(plan.contains("would write"), "{plan}");
+        assert!(plan.contains("  two_node: 1\n"), "{plan}");
         assert!(!nodes.path(id, "corosync.conf").exists());
 
         // Nobody has to read how far it is.
