@@ -82,6 +82,7 @@ pub fn remove(host: &Host, machine: &dyn Machine, args: &Delnode) -> Outcome<Rem
     removed
         .done
         .push(format!("node '{name}' is out of the configuration"));
+    removed.remains.push(known_to(&node.name));
     removed.remains.extend(two_node::hint(&conf));
     match found.and_then(|id| id.map_or(Ok(Vec::new()), |id| put_out(machine, id))) {
         Ok(lines) => removed.done.extend(lines),
@@ -110,6 +111,16 @@ pub fn remove(host: &Host, machine: &dyn Machine, args: &Delnode) -> Outcome<Rem
         }
     }
     Ok(removed)
+}
+
+/// What a node that was removed can still do. No key is changed here: a node that is off would not have
+/// the new one and could not come back, and Corosync may lose the ring over a change under load.
+fn known_to(name: &str) -> String {
+    format!(
+        "'{name}' still knows the keys of the cluster; if it is not to be trusted, make new ones on the others: \
+         of the ring with 'pvecm keygen FILE', FILE over /etc/corosync/authkey on all nodes, then \
+         'corosync-cfgtool -R' on one; of the authority with 'pvecm certs rollover'"
+    )
 }
 
 fn refuse_self(host: &Host, args: &Delnode) -> Outcome {

@@ -321,3 +321,43 @@ fn without_the_file_system_the_configuration_waits() {
     assert!(recovered.failures.is_empty(), "{recovered:?}");
     assert!(clusterconf::read(&node.host).unwrap().node("n2").is_some());
 }
+
+#[test]
+fn who_removes_a_node_is_told_what_it_knows() {
+    let node = member(Break::Never);
+    let Command::Delnode(args) = command("delnode n2") else {
+        panic!()
+    };
+    let removed = delnode::remove(&node.host, &node, &args).unwrap();
+    let told = |text: &str| removed.remains.iter().any(|line| line.contains(text));
+    assert!(told("/etc/corosync/authkey"), "{removed:?}");
+    assert!(told("pvecm certs rollover"), "{removed:?}");
+}
+
+#[test]
+fn the_option_for_two_nodes_goes_with_the_third() {
+    let with_option = format!("{CONF}quorum {{\n  two_node: 1\n}}\n");
+    let node = member(Break::Never);
+    node.write("etc/pve/corosync.conf", &with_option);
+    let line = "addnode n3 --new_node_ip 10.0.0.3";
+    // The other one is needed as soon as the option is gone.
+    node.joined.borrow_mut().remove(&2);
+    let refused = admit(&node, line).unwrap_err();
+    assert_eq!(refused.code(), code::REFUSED);
+    assert!(refused.text().contains("(n2)"), "{refused}");
+    let conf = clusterconf::read(&node.host).unwrap();
+    assert_eq!(conf.text(), with_option.as_bytes());
+
+    node.joined.borrow_mut().insert(2);
+    admit(&node, line).unwrap();
+    let conf = clusterconf::read(&node.host).unwrap();
+    assert!(!conf.is_two_node() && conf.node("n3").is_some());
+    // With two nodes it is not written again, and the user is told.
+    let Command::Delnode(args) = command("delnode n3") else {
+        panic!()
+    };
+    let removed = delnode::remove(&node.host, &node, &args).unwrap();
+    assert!(!clusterconf::read(&node.host).unwrap().is_two_node());
+    let told = |line: &String| line.contains("'two_node: 1'");
+    assert!(removed.remains.iter().any(told), "{removed:?}");
+}
