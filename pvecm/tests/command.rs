@@ -25,6 +25,32 @@ fn a_command_that_nobody_listens_to_has_its_exit_code() {
     }
 }
 
+/// Who may not change anything is told so first, whatever else is wrong.
+#[test]
+fn somebody_else_than_root_is_told_so() {
+    let other = |program: &str, args: &[&str]| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--user", program]).args(args).output()
+    };
+    if !other("true", &[]).is_ok_and(|output| output.status.success()) {
+        eprintln!("this machine has no other users for a test");
+        return;
+    }
+    for args in [
+        &["create", "lab"][..],
+        &["expected", "1"],
+        &["token"],
+        &["token", "list"],
+        &["nextid"],
+        &["quorum", "--force-local"],
+    ] {
+        let output = other(PVECM, args).unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert_eq!(said, "please run as root\n", "{args:?}");
+    }
+}
+
 #[test]
 fn half_a_key_is_no_key() {
     let directory = tempfile::tempdir().unwrap();

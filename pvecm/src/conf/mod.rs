@@ -169,6 +169,13 @@ impl ClusterConf {
         (0..=LINK_MAX).filter(used).collect()
     }
 
+    /// Priority of a link in use, 0 if none is written.
+    #[must_use]
+    pub fn priority(&self, link: u8) -> Option<u8> {
+        let is_used = self.links().contains(&link);
+        is_used.then(|| self.interfaces().get(&link).copied().unwrap_or(0))
+    }
+
     /// Value of the last setting of that name, as Corosync sees it.
     #[must_use]
     pub fn setting(&self, section: &str, key: &str) -> Option<&str> {

@@ -189,6 +189,8 @@ fn links_come_and_go_on_all_nodes() {
     conf.set_priority(2, 0).unwrap();
     conf.set_priority(0, 3).unwrap();
     assert_eq!(conf.interfaces(), [(0, 3), (1, 0), (2, 0)].into());
+    let written = [0, 1, 7].map(|link| conf.priority(link));
+    assert_eq!(written, [Some(3), Some(0), None]);
     conf.set_address("n2", 2, "10.77.2.99").unwrap();
     assert_eq!(conf.node("n2").unwrap().addresses[&2], "10.77.2.99");
     conf.remove_link(2).unwrap();

@@ -28,7 +28,7 @@ impl Paths {
 
     /// The cluster's files: `/etc/pve` and below.
     pub fn pve(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.at("etc/pve").join(path)
+        below(self.at("etc/pve"), path.as_ref())
     }
 
     /// The cluster's configuration, as all nodes have it.
@@ -39,12 +39,12 @@ impl Paths {
 
     /// The messaging daemon's directory.
     pub fn corosync(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.at("etc/corosync").join(path)
+        below(self.at("etc/corosync"), path.as_ref())
     }
 
     /// The cluster file system's directory on disk.
     pub fn database(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.at("var/lib/pve-cluster").join(path)
+        below(self.at("var/lib/pve-cluster"), path.as_ref())
     }
 
     /// Directory of a node's own files in the cluster.
@@ -54,6 +54,33 @@ impl Paths {
 
     /// Root's SSH directory.
     pub fn ssh(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.at("root/.ssh").join(path)
+        below(self.at("root/.ssh"), path.as_ref())
+    }
+}
+
+/// A path below a directory, or the directory itself, without a slash at its end.
+fn below(directory: PathBuf, path: &Path) -> PathBuf {
+    if path.as_os_str().is_empty() {
+        return directory;
+    }
+    directory.join(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_named_without_a_slash_at_the_end() {
+        let paths = Paths::default();
+        for (path, text) in [
+            (paths.pve(""), "/etc/pve"),
+            (paths.pve("priv/lock"), "/etc/pve/priv/lock"),
+            (paths.corosync(""), "/etc/corosync"),
+            (paths.database(""), "/var/lib/pve-cluster"),
+            (paths.ssh(""), "/root/.ssh"),
+        ] {
+            assert_eq!(path.display().to_string(), text);
+        }
     }
 }

@@ -49,9 +49,8 @@ impl Target {
     /// An address, with or without brackets, or a host name.
     #[must_use]
     pub fn new(host: &str, port: u16) -> Self {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
         Self {
-            host: bare.to_owned(),
+            host: bare(host).to_owned(),
             port,
         }
     }
@@ -61,6 +60,11 @@ impl Target {
     pub fn host(&self) -> &str {
         &self.host
     }
+}
+
+/// An address without brackets.
+pub(super) fn bare(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Which certificate is the right one.

@@ -149,6 +149,22 @@ pub fn check_working_directory(host: &Host, here: &Path) -> Outcome {
     Ok(())
 }
 
+/// Stops a user who names this node as the member to talk to.
+///
+/// # Errors
+/// When `peer` is this node.
+pub fn refuse_self(host: &Host, peer: &str, machine: &dyn Machine) -> Outcome {
+    let local = machine.addresses()?;
+    let at = resolve(client::bare(peer)).unwrap_or_default();
+    match at.iter().find(|address| local.contains(address)) {
+        Some(address) => Err(Failure::refused(format!(
+            "'{peer}' is this node itself, '{}' at {address}: name a member of the cluster that it is to join",
+            host.name
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Whether this node is a member of the cluster of the node `peer` already: then there is nothing to
 /// do but what a join that was killed late has left, which `dry_run` leaves alone. Returns the name of
 /// the cluster.
@@ -172,7 +188,7 @@ pub fn is_member(
         return Ok(None);
     }
     let members = crate::host::pve::members(&host.paths).unwrap_or_default();
-    let wanted = resolve(peer).unwrap_or_default();
+    let wanted = resolve(client::bare(peer)).unwrap_or_default();
     let is_it = conf
         .nodes()
         .iter()

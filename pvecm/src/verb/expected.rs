@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::change::need_root;
 use super::{show, status};
 use crate::cli::Expected;
 use crate::failure::{Failure, Outcome};
@@ -19,6 +20,7 @@ const LEARNING: Duration = Duration::from_secs(45);
 /// # Errors
 /// When the daemon refuses, or what is expected to follow does not.
 pub fn run(host: &Host, args: &Expected) -> Outcome {
+    need_root()?;
     pve::need_mount(&host.paths)?;
     let found = status::configuration(&host.paths)?;
     if !found.mounted {

@@ -183,6 +183,9 @@ fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<Cl
             }
         }
         LinkAction::SetPriority { number, priority } => {
+            if conf.priority(*number) == Some(*priority) {
+                return Ok(Vec::new());
+            }
             let set = new.set_priority(*number, *priority);
             set.map_err(Failure::refused)?;
         }
@@ -335,7 +338,7 @@ impl NewAddress<'_> {
 
 pub(super) fn show_steps(conf: &ClusterConf, steps: &[ClusterConf]) -> Outcome {
     if steps.is_empty() {
-        return show("the node is at that address already: nothing to do\n");
+        return show("that is so already: nothing to do\n");
     }
     let mut before = conf.text();
     for step in steps {

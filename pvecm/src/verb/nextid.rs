@@ -9,7 +9,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::change::show_plan;
+use super::change::{need_root, show_plan};
 use super::show;
 use crate::cli::{Format, Nextid};
 use crate::datacenter::{Datacenter, NextId};
@@ -22,6 +22,7 @@ use crate::host::{Host, ask_for_release, files};
 /// # Errors
 /// When it is not free, none is free, or it can not be reserved.
 pub fn run(host: &Host, args: &Nextid) -> Outcome {
+    need_root()?;
     if args.dry_run {
         pve::need_quorum(&host.paths)?;
         let number = find(host, args.vmid)?;

@@ -6,6 +6,7 @@
 
 use corosync_lite::status::Node;
 
+use super::change::need_root;
 use super::question::confirm;
 use super::{expected, show, status};
 use crate::cli::{Expected, Quorum};
@@ -18,6 +19,7 @@ use crate::state::{self, State, words};
 /// # Errors
 /// When there is quorum, a node that is missing runs, the user does not want it, or the daemon refuses.
 pub fn run(host: &Host, args: &Quorum) -> Outcome {
+    need_root()?;
     pve::need_mount(&host.paths)?;
     status::configuration(&host.paths)?;
     let state = state::ask().map_err(|error| status::no_state(&error))?;
@@ -68,7 +70,8 @@ fn decide(state: &State, nodes: &[Node]) -> Outcome<Decision> {
     if !alive.is_empty() {
         return Err(Failure::refused(format!(
             "{} can be reached and so is not off: mend its messaging daemon ('journalctl -u corosync' there), \
-             or switch it off first",
+             or switch it off first. Links of a node that lost its power a moment ago are still seen up: then try again in \
+             some seconds",
             names(&alive)
         )));
     }
@@ -133,6 +136,11 @@ mod tests {
                 state(false, &[1]),
                 nodes(Some(true)),
                 "n2 (node 2) can be reached",
+            ),
+            (
+                state(false, &[1]),
+                nodes(Some(true)),
+                "try again in some seconds",
             ),
         ] {
             let failure = decide(&state, &nodes).unwrap_err();

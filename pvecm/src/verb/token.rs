@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::change::show_plan;
+use super::change::{need_root, show_plan};
 use super::show;
 use crate::cert::fingerprint;
 use crate::cli::{Format, Token, TokenAction};
@@ -19,6 +19,7 @@ use crate::tell::tell;
 /// # Errors
 /// When there is no quorum, no cluster, or no such token.
 pub fn run(host: &Host, args: &Token) -> Outcome {
+    need_root()?;
     let tokens = Tokens::of(&host.paths);
     match &args.action {
         None => make(host, &tokens, args),

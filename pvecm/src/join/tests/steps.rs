@@ -15,7 +15,7 @@ use crate::host::{Host, clusterconf};
 use crate::info::Admitted;
 use crate::join::machine::{Machine as _, Step};
 use crate::join::peer::{Facts, Holder, NotAdmitted, Peer, Request};
-use crate::join::{Plan, is_member, join, leftover};
+use crate::join::{Plan, is_member, join, leftover, refuse_self};
 use crate::transaction::recover_with;
 use crate::value::NodeName;
 
@@ -501,7 +501,7 @@ fn a_member_stays_what_it_is() {
     );
     run(&machine, &mut FakePeer::new(), &mut plan()).unwrap();
     let before = machine.tree();
-    for peer in ["10.77.0.1", "n1"] {
+    for peer in ["10.77.0.1", "[10.77.0.1]", "n1"] {
         let cluster = is_member(&machine.host, peer, &machine, false).unwrap();
         assert_eq!(cluster.as_deref(), Some("lab"));
     }
@@ -510,6 +510,16 @@ fn a_member_stays_what_it_is() {
         is_member(&machine.host, "192.0.2.9", &machine, false),
         Ok(None)
     );
+}
+
+#[test]
+fn a_node_does_not_join_itself() {
+    let machine = FakeMachine::new();
+    for own in [ADDRESS, "[10.77.0.2]", "127.0.0.1", "localhost"] {
+        let failure = refuse_self(&machine.host, own, &machine).unwrap_err();
+        assert!(failure.text().contains("is this node itself"), "{failure}");
+    }
+    refuse_self(&machine.host, "10.77.0.1", &machine).unwrap();
 }
 
 #[test]
