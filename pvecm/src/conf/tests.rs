@@ -256,6 +256,47 @@ fn a_joining_node_must_fit() {
     );
 }
 
+type Mend = fn(&mut Joiner);
+
+/// Of several things that are wrong, the first complaint is the original's first.
+#[test]
+fn what_a_joining_node_brings_is_checked_in_order() {
+    let mut conf = conf(CREATED);
+    let name: NodeName = "n3".parse().unwrap();
+    conf.put_node(&name, 3, 1, &addresses(&["10.77.0.3", "10.77.1.3"]));
+    let mut joiner = joiner("n3", &[]);
+    joiner.id = Some(1);
+    joiner.links = [(0, "10.77.1.1".to_owned()), (2, "10.77.2.3".to_owned())].into();
+    let mend: [(&str, Mend); 6] = [
+        ("corosync: address '10.77.1.1' already used", |it| {
+            it.links.insert(0, "10.77.0.3".to_owned());
+        }),
+        ("corosync: link 1 exists in cluster config", |it| {
+            it.links.insert(1, "10.77.1.3".to_owned());
+        }),
+        ("corosync: link 2 specified for new node", |it| {
+            it.links.clear()
+        }),
+        ("no links and no fallback ip", |it| {
+            it.fallback = Some("10.77.0.3".parse().unwrap());
+        }),
+        ("no links given but multiple links found", |it| {
+            it.links = addresses(&["10.77.0.3", "10.77.1.3"]);
+        }),
+        ("can't add existing node 'n3'", |it| {
+            it.name = "n2".parse().unwrap();
+            it.links = addresses(&["10.77.0.2", "10.77.1.2"]);
+        }),
+    ];
+    for (complaint, mend) in mend {
+        let refused = conf.admit(&joiner).unwrap_err().to_string();
+        assert!(refused.starts_with(complaint), "{complaint}: {refused}");
+        mend(&mut joiner);
+    }
+    let refused = conf.admit(&joiner).unwrap_err().to_string();
+    assert!(refused.starts_with("node id 1 is that of"), "{refused}");
+}
+
 #[test]
 fn a_known_node_comes_back_only_by_force_and_as_what_it_was() {
     let conf = conf(CREATED);

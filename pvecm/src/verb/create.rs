@@ -207,7 +207,30 @@ fn plan(host: &Host, text: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
+    use crate::cli::{self, Command};
+    use crate::host::test_node::test_node;
+
+    /// What is there already is told before what is wrong with the call.
+    #[test]
+    fn a_cluster_is_refused_by_checks_in_order() {
+        let (_directory, host) = test_node("n1", &["etc/pve"]);
+        let line = ["create", "lab", "--link0", "192.0.2.1"].map(str::to_owned);
+        let Ok(parsed) = cli::parse(&line) else {
+            panic!()
+        };
+        let Command::Create(args) = parsed.cli.command else {
+            panic!()
+        };
+        let complaint = || check(&host, &args).unwrap_err().to_string();
+        fs::write(host.paths.cluster_conf(), "").unwrap();
+        assert!(complaint().contains("not mounted"), "{}", complaint());
+        symlink("nodes/n1", host.paths.pve("local")).unwrap();
+        assert!(complaint().contains("already exists"), "{}", complaint());
+    }
 
     #[test]
     fn links_are_addresses_that_others_reach() {

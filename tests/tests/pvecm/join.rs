@@ -82,9 +82,16 @@ fn a_second_node_joins_with_a_token_and_the_first_is_never_without_quorum() {
         let Some(nodes) = fresh(&messaging) else {
             return;
         };
-        cluster_of_one(&nodes, 1);
+        let [first, second] = match messaging {
+            [Lite, _] => [1, 2].map(|id| nodes.host(id).address(0)),
+            _ => with_ipv6(&nodes),
+        };
+        let create = format!("create lab --link0 {first}");
+        nodes.pvecm(1, &create).unwrap();
+        nodes.await_online(&[1]).unwrap();
+        serve(&nodes, 1);
         let how = with_token(&nodes, 1, 2);
-        let add = format!("add {how} --link0 {}", nodes.host(2).address(0));
+        let add = format!("add {how} --link0 {second}");
         let dry = nodes.pvecm(2, &format!("{add} --dry-run")).unwrap();
         assert!(dry.contains("would stop pve-cluster"), "{dry}");
 
@@ -94,6 +101,7 @@ fn a_second_node_joins_with_a_token_and_the_first_is_never_without_quorum() {
                 shown.contains("successfully added node 'n2' to cluster."),
                 "{shown}"
             );
+            assert!(shown.contains("'two_node: 1'"), "{shown}");
         });
         assert!(is_writable, "{messaging:?}: the first node refused a write");
         nodes.await_online(&[1, 2]).unwrap();
@@ -104,6 +112,7 @@ fn a_second_node_joins_with_a_token_and_the_first_is_never_without_quorum() {
         }
         let conf = fs::read_to_string(nodes.path(1, "corosync.conf")).unwrap();
         assert!(!conf.contains("quorum_votes: 0"), "{conf}");
+        assert!(conf.contains(&format!("ring0_addr: {second}\n")), "{conf}");
         assert!(nodes.path(1, "nodes/n2/pve-ssl.pem").exists());
 
         // It is safe to say it again.
@@ -116,6 +125,15 @@ fn a_second_node_joins_with_a_token_and_the_first_is_never_without_quorum() {
             the_authority_gets_a_new_key(&nodes);
         }
     }
+}
+
+/// Gives both nodes an IPv6 address.
+fn with_ipv6(nodes: &PveLab) -> [String; 2] {
+    [1, 2].map(|id| {
+        let add = format!("ip address add fd77::{id}/64 dev eth0 nodad");
+        nodes.host(id).sh_ok(&add).unwrap();
+        format!("fd77::{id}")
+    })
 }
 
 /// Both nodes show certificates that are trusted at each step.
@@ -365,6 +383,10 @@ fn a_join_that_fails_or_is_killed_is_put_back_on_both_sides() {
     nodes.host(1).sh_ok(server).unwrap();
     serve(&nodes, 1);
     nodes.host(2).sh_ok("nft flush ruleset").unwrap();
+    // One line of a member says where it is and which certificate it has.
+    let info = nodes.pvecm(1, "join-info --base64").unwrap();
+    let file = secret(&nodes, 2, PASSWORD);
+    let add = format!("add --info {} --password-file {file}", info.trim());
     let shown = nodes.try_pvecm(2, &add).unwrap();
     let text = said(&shown);
     assert!(shown.status.success(), "{text}");

@@ -361,3 +361,23 @@ fn the_option_for_two_nodes_goes_with_the_third() {
     let told = |line: &String| line.contains("'two_node: 1'");
     assert!(removed.remains.iter().any(told), "{removed:?}");
 }
+
+/// As the original: the cluster can be written to, its configuration is sound, then what is asked for.
+#[test]
+fn a_node_is_let_in_by_checks_in_order() {
+    let node = member(Break::Never);
+    let broken = CONF.replace("    ring0_addr: 10.0.0.2\n", "");
+    node.write("etc/pve/corosync.conf", &broken);
+    node.unmount();
+    let complaint = || {
+        let line = "addnode n2 --link0 10.0.0.1 --link1 10.1.0.1";
+        admit(&node, line).unwrap_err().to_string()
+    };
+    assert!(complaint().contains("not mounted"), "{}", complaint());
+    node.mount();
+    let fault = "node 'n2' is missing address for link 0";
+    assert!(complaint().contains(fault), "{}", complaint());
+    node.write("etc/pve/corosync.conf", CONF);
+    let taken = "address '10.0.0.1' already used";
+    assert!(complaint().contains(taken), "{}", complaint());
+}
