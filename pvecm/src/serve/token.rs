@@ -5,8 +5,8 @@
 //! carries it as `Authorization: PVEJoinToken=ID:SECRET`.
 //!
 //! A file below `/etc/pve/priv/join-tokens` stands for each token; it holds a hash of the secret.
-//! `ID.json` can be used, `ID.used` has been: renaming the one to the other is how a token is used,
-//! and of several who do it at once, on whatever nodes, the cluster file system lets one succeed.
+//! `ID.json` can be used, `ID.used` has been: renaming the one is how a token is used, and of several
+//! who do it at once, on whatever nodes, the cluster file system lets one succeed.
 //!
 //! Invariants: the secret is in no file; a token admits one node at most.
 
@@ -321,12 +321,20 @@ impl Tokens {
         let Some(record) = self.proven(id, FRESH, secret)? else {
             return Err(TokenRefused::Used);
         };
-        match fs::rename(self.path(id, FRESH), self.path(id, USED)) {
-            Ok(()) => Ok(Claim {
-                tokens: self.clone(),
-                id: id.clone(),
-                record,
-            }),
+        let claim = Claim {
+            tokens: self.clone(),
+            id: id.clone(),
+            record,
+        };
+        // First to a name of this claim alone. A kernel that has not heard yet that another node has
+        // moved the file knows it by both names, and moves nothing then, without asking anybody.
+        let mut own = [0; ID_SIZE];
+        let random = openssl::rand::rand_bytes(&mut own);
+        random.map_err(|error| TokenRefused::Failed(error.to_string()))?;
+        let own = self.path(id, &hex(&own));
+        let moved = fs::rename(self.path(id, FRESH), &own);
+        match moved.and_then(|()| fs::rename(&own, self.path(id, USED))) {
+            Ok(()) => Ok(claim),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(TokenRefused::Used),
             Err(error) => Err(TokenRefused::Failed(error.to_string())),
         }
@@ -373,14 +381,12 @@ impl Tokens {
     /// Removes what has expired. What can not be removed is left for the next time.
     fn sweep(&self) {
         let now = calendar().as_secs();
-        for state in [FRESH, USED] {
-            for id in self.ids(state).unwrap_or_default() {
-                let path = self.path(&id, state);
-                if let Ok(Some(record)) = self.read(&path)
-                    && record.expires <= now
-                {
-                    drop(fs::remove_file(path));
-                }
+        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if let Ok(Some(record)) = self.read(&path)
+                && record.expires <= now
+            {
+                drop(fs::remove_file(path));
             }
         }
     }
