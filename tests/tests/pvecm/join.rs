@@ -318,8 +318,10 @@ fn put_back_by_the_user(nodes: &PveLab) {
 
 /// Sends a signal to a join that waits for quorum; returns what it has said.
 fn while_it_waits(nodes: &PveLab, add: &str, signal: &str) -> String {
+    // What an earlier one said is gone before this one is watched.
     let script = format!(
-        "pvecm {add} --timeout 60 >/run/add-{signal} 2>&1 & joins=$!; \
+        "rm -f /run/add-{signal}; \
+         pvecm {add} --timeout 60 >/run/add-{signal} 2>&1 & joins=$!; \
          timeout 300 grep -q -m 1 'waiting for quorum' \
              <(tail --pid=$joins -n +1 -F /run/add-{signal} 2>&1); \
          kill -{signal} $joins; wait $joins; cat /run/add-{signal}"
