@@ -111,14 +111,8 @@ fn a_plan_tells_of_both_parts_and_does_neither() {
 
 #[test]
 fn what_leaving_removes_is_no_fault_before_it() {
-    let machine = FakeMachine {
-        messaging: true,
-        ..FakeMachine::new()
-    };
+    let machine = FakeMachine::in_cluster();
     let paths = &machine.host.paths;
-    fs::create_dir_all(paths.corosync("")).unwrap();
-    fs::write(paths.corosync("authkey"), "key").unwrap();
-    fs::write(paths.cluster_conf(), "").unwrap();
     let guests = |node: &str| {
         let list = format!(r#"{{"version":1,"ids":{{"100":{{"node":"{node}","type":"qemu"}}}}}}"#);
         fs::write(paths.pve(".vmlist"), list).unwrap();

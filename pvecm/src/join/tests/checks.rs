@@ -57,14 +57,8 @@ fn a_clean_node_may_join() {
 
 #[test]
 fn everything_that_is_wrong_is_told_at_once() {
-    let machine = FakeMachine {
-        messaging: true,
-        ..FakeMachine::new()
-    };
+    let machine = FakeMachine::in_cluster();
     let paths = &machine.host.paths;
-    fs::create_dir_all(paths.corosync("")).unwrap();
-    fs::write(paths.corosync("authkey"), "key").unwrap();
-    fs::write(paths.cluster_conf(), "").unwrap();
     let guests = r#"{"version":1,"ids":{"100":{"node":"n2","type":"qemu","version":1}}}"#;
     fs::write(paths.pve(".vmlist"), guests).unwrap();
     let found = local(

@@ -53,6 +53,19 @@ pub struct FakeMachine {
 pub const KEYS: &str = "ssh-ed25519 AAAA admin\n";
 
 impl FakeMachine {
+    /// One with all that shows that a node is in a cluster.
+    pub fn in_cluster() -> Self {
+        let machine = Self {
+            messaging: true,
+            ..Self::new()
+        };
+        let paths = &machine.host.paths;
+        fs::create_dir_all(paths.corosync("")).unwrap();
+        fs::write(paths.corosync("authkey"), "key").unwrap();
+        fs::write(paths.cluster_conf(), "").unwrap();
+        machine
+    }
+
     pub fn new() -> Self {
         let directories = [
             "etc/pve/priv",
