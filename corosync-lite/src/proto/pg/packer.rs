@@ -139,10 +139,16 @@ impl Packer {
         self.taken.drain(..keep_from);
     }
 
+    /// The first frame that was not sent.
+    fn next_frame(&self, sent: usize) -> Option<&Bytes> {
+        self.taken.get(sent).or(self.ready.front())
+    }
+
     /// Whether the first frame that was not sent continues a message.
     fn continues_at(&self, sent: usize) -> bool {
-        let next = self.taken.get(sent).or(self.ready.front());
-        next.map_or(self.continuation, continuation_of) != 0
+        self.next_frame(sent)
+            .map_or(self.continuation, continuation_of)
+            != 0
     }
 
     /// The frame in which the message starts that the frame `sent` continues.
@@ -181,8 +187,8 @@ impl Packer {
     pub fn discard(&mut self, unsent: &VecDeque<Bytes>) {
         let sent = self.taken.len().saturating_sub(unsent.len());
         // Others may still wait for the frame that says so after an earlier cut.
-        let next = self.taken.get(sent).or(self.ready.front());
-        let is_cut = self.continues_at(sent) || next == Some(&beginning_anew());
+        let is_told = self.next_frame(sent) == Some(&beginning_anew());
+        let is_cut = is_told || self.continues_at(sent);
         let frame_len_max = self.frame_len_max;
         *self = Self::new(frame_len_max);
         if is_cut {
