@@ -3,8 +3,6 @@
 
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-
 use super::background::{self, Parent, Side};
 use super::cli::{Cli, code};
 use super::conf::{self, ReadError};
@@ -241,8 +239,7 @@ fn open_store(cli: &Cli, config: &Config) -> Result<(StateStore, Stored, Instanc
 
 fn new_node(config: &Config, stored: Stored) -> Result<Node, Failure> {
     let mut seed = [0; 32];
-    SystemRandom::new()
-        .fill(&mut seed)
+    getrandom::fill(&mut seed)
         .map_err(|_| Failure::new(code::FATAL, "the system has no random numbers"))?;
     Node::new(config, stored, seed, clock::since_boot(), clock::now()).map_err(
         |error| match error {
