@@ -52,7 +52,7 @@ pub(super) fn receive(
     let (mut heads, mut parts, mut names): (
         [libc::mmsghdr; BATCH],
         [libc::iovec; BATCH],
-        [libc::sockaddr_storage; BATCH],
+        [libc::sockaddr_in6; BATCH],
     ) = unsafe { (mem::zeroed(), mem::zeroed(), mem::zeroed()) };
     let mut controls = [Control([0; 24]); BATCH];
     let mut count = 0;
@@ -64,7 +64,7 @@ pub(super) fn receive(
         head.msg_hdr.msg_iov = part;
         head.msg_hdr.msg_iovlen = 1;
         head.msg_hdr.msg_name = ptr::from_mut(name).cast();
-        head.msg_hdr.msg_namelen = len_of::<libc::sockaddr_storage>();
+        head.msg_hdr.msg_namelen = len_of::<libc::sockaddr_in6>();
         head.msg_hdr.msg_control = ptr::from_mut(control).cast();
         head.msg_hdr.msg_controllen = size_of::<Control>();
         count += 1;
@@ -239,18 +239,16 @@ fn set_option<T: Copy + Into<i64>>(
     }
 }
 
-fn address(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    match libc::c_int::from(name.ss_family) {
+fn address(name: &libc::sockaddr_in6) -> Option<SocketAddr> {
+    match libc::c_int::from(name.sin6_family) {
         libc::AF_INET => {
-            // SAFETY: the kernel wrote an address of this family, and the storage is large enough
-            // and aligned for each.
+            // SAFETY: the kernel wrote an address of this family, which is shorter, and needs no
+            // other alignment.
             let name = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in>() };
             let ip = Ipv4Addr::from(u32::from_be(name.sin_addr.s_addr));
             Some(SocketAddrV4::new(ip, u16::from_be(name.sin_port)).into())
         }
         libc::AF_INET6 => {
-            // SAFETY: as above.
-            let name = unsafe { &*ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
             let (ip, port) = (
                 Ipv6Addr::from(name.sin6_addr.s6_addr),
                 u16::from_be(name.sin6_port),
