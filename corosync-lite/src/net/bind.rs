@@ -37,12 +37,16 @@ pub enum Change {
 #[derive(Debug, Default)]
 pub struct Sockets {
     entries: BTreeMap<SocketId, Entry>,
+    /// How many were opened so far.
+    opened: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     spec: SocketSpec,
     socket: Option<Socket>,
+    /// Of the socket, see [`Sockets::open`].
+    number: u64,
     /// Of the last attempt, so that it is told of once.
     error: Option<Option<i32>>,
 }
@@ -66,6 +70,7 @@ impl Sockets {
             let entry = same.unwrap_or_else(|| Entry {
                 spec: spec.clone(),
                 socket: None,
+                number: 0,
                 error: None,
             });
             self.entries.insert(spec.id, entry);
@@ -85,7 +90,9 @@ impl Sockets {
             } else if entry.socket.is_none() {
                 match Socket::open(&entry.spec) {
                     Ok(socket) => {
+                        self.opened += 1;
                         entry.socket = Some(socket);
+                        entry.number = self.opened;
                         entry.error = None;
                         changes.push(Change::Bound(*id, bind));
                     }
@@ -112,11 +119,12 @@ impl Sockets {
         self.entries.values().any(|entry| entry.socket.is_some())
     }
 
-    /// Every open socket, in the order in which they are to be read.
-    pub fn open(&self) -> impl Iterator<Item = (SocketId, &Socket)> {
+    /// Every open socket, in the order in which they are to be read. Each has a number that no
+    /// other one ever had: so one that was opened anew can be told from the one before.
+    pub fn open(&self) -> impl Iterator<Item = (SocketId, u64, &Socket)> {
         self.entries
             .iter()
-            .filter_map(|(id, entry)| Some((*id, entry.socket.as_ref()?)))
+            .filter_map(|(id, entry)| Some((*id, entry.number, entry.socket.as_ref()?)))
     }
 
     /// A socket, if it is open.

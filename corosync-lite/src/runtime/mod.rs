@@ -8,6 +8,8 @@
 //! | `outbox` | datagrams on their way to the sockets, and what the kernel says to them |
 //! | `reload` | reading a changed configuration beside the loop |
 //! | `signals` | signals as a descriptor |
+//! | `sys` | the system call that waits: the only `unsafe` code |
+//! | `waiter` | what is waited for |
 //! | `words` | the lines of the log |
 //!
 //! A turn of the loop takes in what is there, a bounded amount of each kind, and carries out
@@ -25,6 +27,8 @@ mod clients;
 mod outbox;
 mod reload;
 mod signals;
+mod sys;
+mod waiter;
 mod words;
 
 use std::io;
@@ -33,10 +37,7 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::signal::Signal;
-use nix::sys::time::TimeSpec;
 
 use crate::clock;
 use crate::daemon::logging::{Log, Settings};
@@ -48,6 +49,7 @@ use clients::{Clients, Taken};
 use outbox::Outbox;
 use reload::{Outcome, Reloads};
 pub use signals::Signals;
+use waiter::{Ready, Waiter};
 
 /// Batches of datagrams taken from one socket in one turn.
 const BATCHES_PER_TURN: usize = 8;
@@ -109,6 +111,7 @@ pub struct Runtime {
     node: Node,
     store: StateStore,
     clients: Clients,
+    waiter: Waiter,
     sockets: Sockets,
     outbox: Outbox,
     watch: Option<AddressWatch>,
@@ -129,16 +132,6 @@ pub struct Runtime {
     end: Option<End>,
 }
 
-/// A descriptor that has something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ready {
-    Signals,
-    Watch,
-    Reload,
-    Server,
-    Socket(SocketId, PollFlags),
-}
-
 impl Runtime {
     /// Opens the sockets and offers the services.
     ///
@@ -157,10 +150,19 @@ impl Runtime {
                 BIND_RETRY.as_secs()
             );
         }
+        let watched = watch.as_ref().map(|watch| (Ready::Watch, watch.as_fd()));
+        let always = [
+            (Ready::Server, clients.as_fd()),
+            (Ready::Signals, parts.signals.as_fd()),
+            (Ready::Reload, reloads.as_fd()),
+        ];
+        let waiter = Waiter::new(always.into_iter().chain(watched.ok()))
+            .map_err(system("no descriptor can be had"))?;
         let mut this = Self {
             node: parts.node,
             store: parts.store,
             clients,
+            waiter,
             sockets: Sockets::default(),
             outbox: Outbox::default(),
             watch: watch.ok(),
@@ -226,7 +228,7 @@ impl Runtime {
                 }
                 Ready::Reload => self.finish_reload(now),
                 Ready::Server => self.clients_wait = true,
-                Ready::Socket(id, flags) => self.receive(id, flags, now)?,
+                Ready::Socket(id, has_reports) => self.receive(id, has_reports, now)?,
             }
         }
         self.readable = readable;
@@ -243,12 +245,10 @@ impl Runtime {
     fn receive(
         &mut self,
         id: SocketId,
-        flags: PollFlags,
+        has_reports: bool,
         now: Instant,
     ) -> Result<(), RuntimeError> {
-        if flags.contains(PollFlags::POLLERR)
-            && let Some(socket) = self.sockets.get(id)
-        {
+        if has_reports && let Some(socket) = self.sockets.get(id) {
             socket.take_reports(&mut self.failures);
         }
         // The token must not overtake what was sent to all before it.
@@ -465,44 +465,14 @@ impl Runtime {
         } else {
             deadline.map(|at| at.saturating_duration_since(clock::now()))
         };
-        let mut what = Vec::with_capacity(8);
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(8);
-        for (id, socket) in self.sockets.open() {
-            let mut flags = PollFlags::POLLIN;
-            flags.set(PollFlags::POLLOUT, self.outbox.is_waiting(id));
-            what.push(Ready::Socket(id, flags));
-            fds.push(PollFd::new(socket.as_fd(), flags));
-        }
-        let others = [
-            (Ready::Server, Some(self.clients.as_fd())),
-            (Ready::Signals, Some(self.signals.as_fd())),
-            (Ready::Watch, self.watch.as_ref().map(|watch| watch.as_fd())),
-            (Ready::Reload, Some(self.reloads.as_fd())),
-        ];
-        for (ready, fd) in others {
-            if let Some(fd) = fd {
-                what.push(ready);
-                fds.push(PollFd::new(fd, PollFlags::POLLIN));
-            }
-        }
-        match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => {
-                return Err(RuntimeError::System {
-                    what: "waiting for descriptors failed",
-                    error: error.into(),
-                });
-            }
-        }
-        let fired = what.into_iter().zip(&fds).filter_map(|(ready, fd)| {
-            let flags = fd.revents().filter(|flags| !flags.is_empty())?;
-            Some(match ready {
-                Ready::Socket(id, _) => Ready::Socket(id, flags),
-                other => other,
+        let outbox = &self.outbox;
+        self.waiter
+            .follow(&self.sockets, |id| outbox.is_waiting(id))
+            .and_then(|()| self.waiter.wait(timeout, &mut self.readable))
+            .map_err(|error| RuntimeError::System {
+                what: "waiting for descriptors failed",
+                error,
             })
-        });
-        self.readable = fired.collect();
-        Ok(())
     }
 
     /// Says so when the process did not run when it should have.
