@@ -10,6 +10,7 @@ use super::client::{Call, CallError, Client, Header, Reply, Trust, escape};
 use super::date;
 use super::peer::{Facts, Holder, Known, NotAdmitted, Peer, Request};
 use super::secret::Secret;
+use super::version::{PROGRAM, Version};
 use crate::failure::{Failure, Outcome};
 use crate::host::calendar;
 use crate::info::Admitted;
@@ -191,6 +192,17 @@ impl<'a> Session<'a> {
         self.client.call(self.trust, &call)
     }
 
+    /// What the member runs. Old ones have no such call, and may not have it for tokens.
+    fn version(&self) -> Option<Version> {
+        let reply = self.call(Method::GET, "/version", &[]).ok()?;
+        let found = data(&reply)?;
+        let version = text(&found["version"])?;
+        Some(match text(&found["program"]) {
+            Some(program) if program == PROGRAM => Version::Own(version),
+            _ => Version::Original(version),
+        })
+    }
+
     fn get(&self, path: &str) -> Outcome<Reply> {
         let reply = self.call(Method::GET, path, &[]);
         let reply = reply.map_err(|error| unreachable(&self.client, &error))?;
@@ -221,6 +233,7 @@ impl Peer for Session<'_> {
         let mut facts = Facts {
             api_version: data(&version).and_then(number).unwrap_or(0),
             ahead,
+            version: self.version(),
             ..Facts::default()
         };
         let join = self.get("/cluster/config/join")?;

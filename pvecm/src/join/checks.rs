@@ -11,6 +11,7 @@ use super::machine::{Machine, free_space};
 use super::peer::{Facts, Known};
 use super::quorum::port;
 use super::reach::Reach;
+use super::version;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, pve, resolve};
 use crate::value::{LINK_MAX, Link};
@@ -261,6 +262,9 @@ pub fn cluster(peer: &str, facts: &Facts, plan: &Plan, machine: &dyn Machine) ->
         found.warnings.push(format!(
             "'{peer}' speaks version 0 of the join interface, this node {API_VERSION}"
         ));
+    }
+    if let Some(theirs) = &facts.version {
+        version::check(peer, theirs, version::OWN, &mut found);
     }
     if facts.quorate == Some(false) {
         found.no_quorum = true;

@@ -7,6 +7,7 @@
 //! | [`over_ssh`], `connection` | the member over SSH |
 //! | [`peer`] | the member, however it is reached |
 //! | [`checks`], [`reach`] | what would keep this node out, found before anything changes |
+//! | [`version`] | versions of the programs of both sides |
 //! | [`steps`] | what is changed, in order, and how it is put back |
 //! | [`database`] | the database that this node had |
 //! | [`guests`] | guests that this node brings along |
@@ -39,6 +40,7 @@ pub mod secret;
 pub mod steps;
 #[cfg(test)]
 mod tests;
+pub mod version;
 
 use std::net::IpAddr;
 use std::path::Path;

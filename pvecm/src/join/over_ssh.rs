@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::connection::{Connection, Run};
 use super::guests;
 use super::peer::{Facts, Holder, Known, NotAdmitted, Peer, Request};
+use super::version::Version;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
 use crate::host::files::failed;
@@ -83,6 +84,15 @@ impl<'a> SshPeer<'a> {
         self.connection.remote(command)
     }
 
+    /// What the member runs.
+    fn version(&self) -> Option<Version> {
+        let own = self.remote(&["pvecm", "--version"]).ok();
+        own.and_then(|text| Version::of_program(&text)).or_else(|| {
+            let text = self.remote(&["pveversion"]).ok()?;
+            Version::of_original(&text)
+        })
+    }
+
     fn copy_files(&self) -> Outcome<(Vec<u8>, Vec<u8>)> {
         // A command of the same number that was killed may have left it.
         drop(fs::remove_dir_all(&self.scratch));
@@ -132,6 +142,7 @@ impl Peer for SshPeer<'_> {
         let mut facts = Facts {
             api_version: version.unwrap_or(0),
             ahead: there.map(|there| there - here),
+            version: self.version(),
             ..Facts::default()
         };
         let Ok(text) = self.remote(&["cat", "/etc/pve/corosync.conf"]) else {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::version::Version;
 use crate::failure::Outcome;
 use crate::info::Admitted;
 use crate::value::{Link, NodeName};
@@ -61,6 +62,8 @@ pub struct Holder {
 pub struct Facts {
     /// Version of the join interface.
     pub api_version: u32,
+    /// What it runs.
+    pub version: Option<Version>,
     /// Name of the cluster; `None` if the member is in none.
     pub cluster: Option<String>,
     /// Whether it can change anything.

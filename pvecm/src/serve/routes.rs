@@ -24,6 +24,8 @@ pub enum Call {
     Login,
     /// GET /access/ticket: there for clients that want to know whether there is a login.
     LoginPage,
+    /// GET /version
+    Version,
     /// GET /cluster/config
     ConfigIndex,
     /// POST /cluster/config
@@ -82,6 +84,7 @@ pub fn find(method: &Method, path: &str) -> Option<Route> {
     let (call, who) = match segments.as_slice() {
         ["access", "ticket"] if post => (Call::Login, Who::Anybody),
         ["access", "ticket"] if get => (Call::LoginPage, Who::Anybody),
+        ["version"] if get => (Call::Version, Who::User),
         ["cluster", "config"] if get => (Call::ConfigIndex, Who::Audit),
         ["cluster", "config"] if post => (Call::Create, Who::Root),
         ["cluster", "config", "apiversion"] if get => (Call::ApiVersion, Who::Audit),
@@ -113,7 +116,8 @@ pub fn find(method: &Method, path: &str) -> Option<Route> {
     };
     let for_joiners = matches!(
         call,
-        Call::ApiVersion
+        Call::Version
+            | Call::ApiVersion
             | Call::JoinInfo
             | Call::Status
             | Call::Nextid
@@ -152,6 +156,7 @@ mod tests {
         let methods = [Method::GET, Method::POST, Method::PUT, Method::DELETE];
         let paths = [
             "/access/ticket",
+            "/version",
             "/cluster/config",
             "/cluster/config/apiversion",
             "/cluster/config/nodes",

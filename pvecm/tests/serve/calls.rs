@@ -13,6 +13,7 @@ use crate::support::{Api, PASSWORD, Reply, encode, limits, login_form, write_cer
 fn without_a_login_there_is_nothing_to_read() {
     let api = Api::start();
     let paths = [
+        "/version",
         "/cluster/config",
         "/cluster/config/apiversion",
         "/cluster/config/join",
@@ -69,6 +70,9 @@ fn root_logs_in_and_looks_at_everything() {
         assert_eq!(reply.status, 200, "{path}: {reply:?}");
         reply.body["data"].clone()
     };
+    let version = get("/version");
+    assert_eq!(version["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(version["program"], "pvecm");
     assert_eq!(get("/cluster/config/apiversion"), 1);
     let names = ["nodes", "totem", "join", "qdevice", "apiversion"];
     assert_eq!(
@@ -104,10 +108,10 @@ fn root_logs_in_and_looks_at_everything() {
     );
     let unknown = api.send("GET", "/cluster/config/join?node=n9", &login, "");
     assert_eq!(unknown.body["message"], "unknown node 'n9'\n");
-    let absent = api.send("GET", "/version", &login, "");
+    let absent = api.send("GET", "/access", &login, "");
     assert_eq!(
         (absent.status, &absent.reason[..]),
-        (501, "Method 'GET /version' not implemented")
+        (501, "Method 'GET /access' not implemented")
     );
     fs::remove_file(api.host.paths.cluster_conf()).unwrap();
     let alone = api.send("GET", "/cluster/config/join", &login, "");

@@ -26,6 +26,7 @@ fn a_token_lets_one_node_join_and_no_more() {
     let api = Api::start();
     let token = token(&api);
     let get = |path: &str| api.send("GET", path, &token, "").status;
+    assert_eq!(get("/version"), 200);
     assert_eq!(get("/cluster/config/apiversion"), 200);
     assert_eq!(get("/cluster/config/join"), 200);
     // What it needs to see before it asks to be let in.

@@ -24,6 +24,8 @@ def fails(call, status, text):
 
 api = connect(address, password)
 config = api.cluster.config
+version = api.version.get()
+assert version["program"] == "pvecm" and version["version"].count(".") == 2, version
 names = [entry["name"] for entry in config.get()]
 assert names == ["nodes", "totem", "join", "qdevice", "apiversion"], names
 nodes = config.nodes.get()
@@ -105,4 +107,4 @@ assert result == "OK" and "already a member" in log, (result, log)
 result, log = join("10.77.0.99")
 assert result != "OK" and "TASK ERROR: " in log, (result, log)
 fails(lambda: api.nodes("n1").tasks("UPID:x").status.get(), 400, "unable to parse worker upid")
-fails(lambda: api.version.get(), 501, "not implemented")
+fails(lambda: api.pools.get(), 501, "not implemented")

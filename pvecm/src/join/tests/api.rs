@@ -11,6 +11,7 @@ use crate::join::api::{Ask, Credentials, Session, authenticate};
 use crate::join::client::{Client, Target, Trust};
 use crate::join::peer::{NotAdmitted, Peer as _};
 use crate::join::secret::Secret;
+use crate::join::version::Version;
 use crate::value::Fingerprint;
 
 /// Answers what it was told to, and remembers the questions.
@@ -91,6 +92,21 @@ fn a_password_gives_a_session_that_knows_the_cluster_and_lets_this_node_in() {
         asked.unwrap().body,
         "new_node_ip=10.77.0.2&apiversion=1&probation=1"
     );
+}
+
+#[test]
+fn members_that_run_something_else_say_so() {
+    let original = r#"{"release":"9.1","repoid":"42db4a6cf33dac83","version":"9.1.1"}"#;
+    for (answer, version) in [
+        (ok(original), Some(Version::Original("9.1.1".to_owned()))),
+        (no("501 Method 'GET /version' not implemented"), None),
+        (no("403 Permission check failed"), None),
+    ] {
+        let member = Member::start(at("GET /api2/json/version", answer));
+        let token = Credentials::Token(Secret::new(TOKEN));
+        let mut session = login(&member, &token, &Person::default()).unwrap();
+        assert_eq!(session.facts().unwrap().version, version);
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::{ADDRESS, facts, plan};
 use crate::join::checks::{Faults, cluster, local};
 use crate::join::peer::{Facts, Known};
 use crate::join::reach::Reach;
+use crate::join::version::Version;
 use crate::join::{Plan, check_working_directory};
 use crate::value::Link;
 
@@ -53,6 +54,17 @@ fn a_clean_node_may_join() {
     );
     assert_eq!(given[&0].address, "127.0.0.1");
     assert_eq!(ask(&facts(), &plan()), Faults::default());
+}
+
+#[test]
+fn a_member_of_another_version_is_compared_before() {
+    let of = |version| {
+        let version = Some(version);
+        ask(&Facts { version, ..facts() }, &plan())
+    };
+    only(&of(Version::Own("77.0.0".to_owned())), "upgrade this node");
+    let original = of(Version::Original("77.0.0".to_owned()));
+    assert!(original.faults.is_empty(), "{original:?}");
 }
 
 #[test]

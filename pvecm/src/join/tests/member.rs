@@ -11,6 +11,7 @@ use openssl::rsa::Rsa;
 use openssl::ssl::{SslAcceptor, SslMethod};
 use openssl::x509::{X509, X509NameBuilder};
 
+use crate::join::version::OWN;
 use crate::value::Fingerprint;
 
 pub const PASSWORD: &str = "open sesame & more";
@@ -180,6 +181,7 @@ fn usual(seen: &Seen) -> Answer {
         }
         _ if !is_root => no("401 No ticket"),
         _ if !is_safe => no("401 Permission denied - invalid csrf token"),
+        "GET /api2/json/version" => ok(&format!(r#"{{"version":"{OWN}","program":"pvecm"}}"#)),
         "GET /api2/json/cluster/config/apiversion" => ok("1"),
         "GET /api2/json/cluster/config/join" => ok(
             r#"{"nodelist":[{"name":"n1","nodeid":"1","quorum_votes":"1","ring0_addr":"10.77.0.1","pve_addr":"10.77.0.1","pve_fp":"x"}],"preferred_node":"n1","totem":{"cluster_name":"lab","version":"2"},"config_digest":"0"}"#,

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::Plan;
 use super::peer::{Facts, Known, Request};
+use super::version::{OWN, Version};
 
 /// Configuration of the cluster of one that is joined.
 pub const CONF: &str = "totem {
@@ -62,6 +63,7 @@ pub fn plan() -> Plan {
 pub fn facts() -> Facts {
     Facts {
         api_version: 1,
+        version: Some(Version::Own(OWN.to_owned())),
         cluster: Some("lab".to_owned()),
         quorate: Some(true),
         nodes: vec![Known {

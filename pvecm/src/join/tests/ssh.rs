@@ -11,6 +11,7 @@ use super::{CONF, facts, plan};
 use crate::failure::{Failure, Outcome};
 use crate::join::over_ssh::SshPeer;
 use crate::join::peer::{Facts, Holder, NotAdmitted, Peer as _};
+use crate::join::version::{OWN, Version};
 
 const MEMBERS: &str = r#"{"nodename":"n1","version":3,"cluster":{"name":"lab","version":1,"nodes":1,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"}}}"#;
 
@@ -51,6 +52,9 @@ impl Programs {
                 "400 unable to parse option\nUnknown option: probation",
             ));
         }
+        if self.is_original && line.ends_with("pvecm --version") {
+            return Err(Failure::failed("ERROR: unknown command 'pvecm --version'"));
+        }
         if let Some(text) = self.fails.filter(|_| line.contains("addnode")) {
             return Err(Failure::failed(text));
         }
@@ -62,8 +66,10 @@ impl Programs {
         let now = crate::host::calendar().as_secs();
         let answers = [
             ("pvecm apiver", "1\n".to_owned()),
+            ("pvecm --version", format!("pvecm {OWN}\n")),
             ("date +%s", format!("{now}\n")),
             ("corosync.conf", CONF.to_owned()),
+            ("pveversion", "pve-manager/9.1.1/42db4a6c\n".to_owned()),
             (".members", MEMBERS.to_owned()),
             (".vmlist", VMLIST.to_owned()),
             ("/etc/pve/nodes/n2/lxc/101.conf", "hostname: b\n".to_owned()),
@@ -187,6 +193,8 @@ fn a_member_of_the_original_lets_in_without_probation() {
     };
     let run = |name: &str, args: &[String]| programs.run(name, args);
     let mut peer = SshPeer::new(&machine.host, "n1", IDLE, &run);
+    let version = Version::Original("9.1.1".to_owned());
+    assert_eq!(peer.facts().unwrap().version, Some(version));
     peer.admit(&plan().request).unwrap();
     let ran = programs.ran.borrow();
     let asked: Vec<_> = ran.iter().filter(|line| line.contains("addnode")).collect();

@@ -13,6 +13,7 @@ use super::answer::{Answer, ApiError, data};
 use super::auth::Caller;
 use super::params::Params;
 use super::routes::Call;
+use crate::join::version::{OWN, PROGRAM};
 
 /// Makes a call and answers it.
 ///
@@ -28,6 +29,7 @@ pub fn run(
     let answer = match call {
         // It is answered elsewhere, for it takes its time.
         Call::Login | Call::LoginPage => nothing(params)?,
+        Call::Version => version(params)?,
         Call::ConfigIndex => config::index(params)?,
         Call::Create => config::create(server, caller, params)?,
         Call::ApiVersion => config::api_version(params)?,
@@ -47,6 +49,13 @@ pub fn run(
         Call::TaskLog => return tasks::log(host, params),
     };
     Ok(data(answer))
+}
+
+/// What this node runs, in the original's form; a word more tells it from that.
+fn version(params: Params) -> Result<Value, ApiError> {
+    params.finish()?;
+    let release = OWN.rsplit_once('.').map_or(OWN, |(release, _)| release);
+    Ok(json!({"version": OWN, "release": release, "repoid": "", "program": PROGRAM}))
 }
 
 fn nothing(params: Params) -> Result<Value, ApiError> {
