@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::facts::{Certificate, CertificateContent, Facts, Text};
 use super::{Finding, Level};
-use crate::conf::{ClusterConf, Resolve, verify};
+use crate::conf::{ClusterConf, NodeEntry, Resolve, verify};
 
 /// Seconds of a day.
 const DAY: i64 = 24 * 60 * 60;
@@ -152,6 +152,55 @@ fn copies(facts: &Facts) -> Vec<Finding> {
     }
 }
 
+/// Settings by which other than a majority of the nodes may act.
+fn majority(conf: &ClusterConf, subject: &str) -> Vec<Finding> {
+    const CHECK: &str = "configuration";
+    let without = |key: &str| {
+        format!(
+            "take '{key}' out of the section quorum of a copy of '{SHARED}', raise config_version, and move it \
+             over that"
+        )
+    };
+    let mut findings = Vec::new();
+    let nodes = conf.nodes();
+    if conf.is_two_node() && nodes.len() > 2 {
+        let what = format!(
+            "'two_node: 1' with {} nodes: two of them, and one alone, may act without the others, all sides of a \
+             split cluster at once",
+            nodes.len()
+        );
+        findings.push(Finding::fail(CHECK, subject, what, without("two_node")));
+    } else if conf.is_two_node() && nodes.len() < 2 {
+        let what = "'two_node: 1' with one node: it is for two, and waits for a second one";
+        let remedy = format!("join that with 'pvecm add', or {}", without("two_node"));
+        findings.push(Finding::warn(CHECK, subject, what, remedy));
+    }
+    let written = conf.setting("quorum", "expected_votes");
+    let written = written.and_then(|text| text.parse::<u64>().ok());
+    let sum = NodeEntry::votes_of(&nodes);
+    match written.filter(|written| *written != 0 && !nodes.is_empty()) {
+        Some(written) if written < sum => {
+            let what = format!(
+                "'expected_votes: {written}', but the nodes have {sum} votes: less than a majority of them may \
+                 act, more than one side of a split cluster at once"
+            );
+            let remedy = without("expected_votes") + ": the votes of the nodes are counted then";
+            findings.push(Finding::fail(CHECK, subject, what, remedy));
+        }
+        // A device brings votes of its own.
+        Some(written) if written > sum && !conf.has_device() => {
+            let what = format!(
+                "'expected_votes: {written}', but the nodes have {sum} votes: more than a majority of them has \
+                 to be there"
+            );
+            let remedy = without("expected_votes") + ": the votes of the nodes are counted then";
+            findings.push(Finding::warn(CHECK, subject, what, remedy));
+        }
+        _ => {}
+    }
+    findings
+}
+
 /// What the configuration says.
 fn content(facts: &Facts, conf: &ClusterConf) -> Vec<Finding> {
     const CHECK: &str = "configuration";
@@ -166,6 +215,7 @@ fn content(facts: &Facts, conf: &ClusterConf) -> Vec<Finding> {
         let warning = warning.trim_start_matches("warning: ");
         findings.push(Finding::warn(CHECK, subject, warning, edit));
     }
+    findings.extend(majority(conf, subject));
     let in_force = facts
         .messaging
         .as_ref()

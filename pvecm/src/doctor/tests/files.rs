@@ -168,6 +168,57 @@ fn certificates_are_judged() {
 }
 
 #[test]
+fn settings_that_do_not_fit_the_nodes_are_found() {
+    let quorum = |line: &'static str, nodes: usize| {
+        move |facts: &mut Facts| {
+            let provider = "  provider: corosync_votequorum\n";
+            let mut text = CONF.replace(provider, &format!("{provider}  {line}\n"));
+            for gone in nodes + 1..=3 {
+                let begin = text
+                    .find(&format!("  node {{\n    name: n{gone}\n"))
+                    .unwrap();
+                let end = begin + text[begin..].find("  }\n").unwrap() + 4;
+                text.replace_range(begin..end, "");
+            }
+            facts.local_conf = Text::Found(text.clone().into_bytes());
+            files(facts).conf = Text::Found(text.into_bytes());
+        }
+    };
+    one(
+        &[
+            "FAIL configuration",
+            "'two_node: 1' with 3 nodes",
+            "take 'two_node' out of the section quorum",
+        ],
+        quorum("two_node: 1", 3),
+    );
+    some("'two_node: 1' with one node", quorum("two_node: 1", 1));
+    one(
+        &["FAIL configuration", "'expected_votes: 2'", "have 3 votes"],
+        quorum("expected_votes: 2", 3),
+    );
+    one(
+        &[
+            "warn configuration",
+            "'expected_votes: 5'",
+            "take 'expected_votes' out of the section quorum",
+        ],
+        quorum("expected_votes: 5", 3),
+    );
+    for (fits, nodes) in [
+        ("two_node: 1", 2),
+        ("expected_votes: 3", 3),
+        ("expected_votes: 0", 3),
+    ] {
+        let found = after(quorum(fits, nodes)).join("\n");
+        assert!(
+            !found.contains("two_node") && !found.contains("expected_votes"),
+            "{found}"
+        );
+    }
+}
+
+#[test]
 fn what_others_left_is_found() {
     let ghost = |guests: &[u32]| {
         let guests = guests.to_vec();
