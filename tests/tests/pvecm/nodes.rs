@@ -8,7 +8,7 @@ use tests::services::Messaging::{Corosync, Lite};
 use tests::services::PveLab;
 use tests::wait::eventually;
 
-use crate::support::{await_text, cluster, fails, fresh, join, link_args};
+use crate::support::{all_vote, await_text, cluster, fails, fresh, join, link_args, step};
 
 const CONF: &str = "/etc/corosync/corosync.conf";
 
@@ -50,6 +50,48 @@ fn a_second_node_does_not_take_the_quorum_before_it_is_there() {
         }
         nodes.await_equal(&[1, 2]).unwrap();
     }
+}
+
+/// Whoever of the two stays goes on without the other; with a third node it takes a majority.
+#[test]
+fn two_nodes_go_on_without_each_other_until_there_are_three() {
+    let Some(mut nodes) = fresh(&[Corosync, Lite, Lite]) else {
+        return;
+    };
+    let args = link_args(&nodes, 1, 1);
+    let create = format!("create lab --two-node {args}");
+    step("two nodes", || {
+        nodes.pvecm(1, &create).unwrap();
+        nodes.await_online(&[1]).unwrap();
+        join(&nodes, 1, 2, 1);
+        nodes.await_online(&[1, 2]).unwrap();
+        all_vote(&nodes, 1);
+    });
+    step("one of two", || {
+        nodes.power_off(1);
+        nodes.await_online(&[2]).unwrap();
+        fs::write(nodes.path(2, "alone"), "1").unwrap();
+    });
+    step("both again", || {
+        nodes.boot(1).unwrap();
+        nodes.await_online(&[1, 2]).unwrap();
+        nodes.await_equal(&[1, 2]).unwrap();
+    });
+    step("three nodes", || {
+        join(&nodes, 1, 3, 1);
+        nodes.await_online(&[1, 2, 3]).unwrap();
+        for id in [1, 2, 3] {
+            votes(&nodes, id, 3);
+            let conf = fs::read_to_string(nodes.host(id).path(CONF)).unwrap();
+            assert!(!conf.contains("two_node"), "{conf}");
+        }
+    });
+    step("a majority", || {
+        nodes.power_off(1);
+        nodes.power_off(3);
+        nodes.await_writable(2, false).unwrap();
+        assert!(fs::write(nodes.path(2, "one-of-three"), "1").is_err());
+    });
 }
 
 #[test]
