@@ -96,9 +96,28 @@ fn device_lines(text: &str) -> Map<String, Value> {
         .collect()
 }
 
-pub fn create(server: &Server, caller: &Caller, mut params: Params) -> Result<Value, ApiError> {
+pub fn create(server: &Server, caller: &Caller, params: Params) -> Result<Value, ApiError> {
+    let (name, args) = create_args(params)?;
+    if server.host.paths.cluster_conf().exists() {
+        let text = "cluster config '/etc/pve/corosync.conf' already exists";
+        return Err(ApiError::new(500, text));
+    }
+    start(
+        server,
+        caller,
+        "clustercreate",
+        name,
+        args,
+        Zeroizing::default(),
+    )
+}
+
+/// Name of a new cluster, and the command that makes it.
+fn create_args(mut params: Params) -> Result<(String, Vec<String>), ApiError> {
     let name: Option<ClusterName> = params.needed_parsed("clustername");
     let links = params.links();
+    // The original does not know it, so its clients do not send it.
+    let is_two_node = params.boolean("two-node");
     let mut args = vec!["create".to_owned()];
     let numbers = [
         ("nodeid", 1..=u32::MAX),
@@ -108,21 +127,13 @@ pub fn create(server: &Server, caller: &Caller, mut params: Params) -> Result<Va
     let numbers = numbers.map(|(name, range)| (name, params.integer(name, range)));
     params.finish()?;
     let name = name.map(|name| name.to_string()).unwrap_or_default();
-    if server.host.paths.cluster_conf().exists() {
-        let text = "cluster config '/etc/pve/corosync.conf' already exists";
-        return Err(ApiError::new(500, text));
-    }
     args.push(name.clone());
+    if is_two_node {
+        args.push("--two-node".to_owned());
+    }
     add_numbers(&mut args, &numbers);
     add_links(&mut args, &links);
-    start(
-        server,
-        caller,
-        "clustercreate",
-        name,
-        args,
-        Zeroizing::default(),
-    )
+    Ok((name, args))
 }
 
 pub fn join(server: &Server, caller: &Caller, mut params: Params) -> Result<Value, ApiError> {
@@ -193,7 +204,25 @@ fn start(
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::form::{Values, decode_form};
     use super::*;
+
+    #[test]
+    fn a_cluster_is_made_with_the_options_of_the_command() {
+        let args = |text: &str| {
+            let mut values = Values::new();
+            decode_form(text.as_bytes(), &mut values).unwrap();
+            create_args(Params::new(values)).map(|(_, args)| args.join(" "))
+        };
+        let all = "clustername=lab&two-node=1&votes=2&link0=10.0.0.1";
+        assert_eq!(
+            args(all).unwrap(),
+            "create lab --two-node --votes 2 --link0 address=10.0.0.1"
+        );
+        assert_eq!(args("clustername=lab&two-node=0").unwrap(), "create lab");
+        let wrong = args("clustername=lab&two-node=maybe").unwrap_err();
+        assert!(wrong.errors.contains_key("two-node"), "{wrong:?}");
+    }
 
     #[test]
     fn the_voting_device_is_shown_by_its_labels() {
