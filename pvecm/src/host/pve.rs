@@ -130,6 +130,47 @@ pub struct Guest {
     pub kind: String,
 }
 
+impl Guest {
+    /// Directory of its kind, below that of its node.
+    #[must_use]
+    pub fn folder(&self) -> &'static str {
+        match self.kind.as_str() {
+            "qemu" => "qemu-server",
+            "openvz" => "openvz",
+            _ => "lxc",
+        }
+    }
+
+    /// Its kind, its name if that can be read, and its node.
+    #[must_use]
+    pub fn described(&self, paths: &Paths, id: u32) -> String {
+        let conf = paths.node(&self.node, format!("{}/{id}.conf", self.folder()));
+        let name = files::read(&conf).ok().flatten();
+        let name = name.and_then(|conf| name_of_guest(&conf));
+        described(&self.kind, name.as_deref(), &self.node)
+    }
+}
+
+/// A guest in words.
+#[must_use]
+pub fn described(kind: &str, name: Option<&str>, node: &str) -> String {
+    let name = name.map_or_else(String::new, |name| format!(" '{name}'"));
+    format!("{kind}{name} on node '{node}'")
+}
+
+/// The name in the configuration of a guest; those of its snapshots do not count.
+#[must_use]
+pub fn name_of_guest(conf: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(conf);
+    let mut lines = text.lines().take_while(|line| !line.starts_with('['));
+    let name = lines.find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        matches!(key, "name" | "hostname").then(|| value.trim())
+    })?;
+    let shown = name.chars().filter(|letter| !letter.is_control());
+    Some(shown.take(253).collect())
+}
+
 /// Names of the directories of nodes, in order; none while they can not be listed.
 #[must_use]
 pub fn node_directories(paths: &Paths) -> Vec<String> {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::client::{Call, CallError, Client, Header, Reply, Trust, escape};
 use super::date;
-use super::peer::{Facts, Holder, Known, NotAdmitted, Peer, Request};
+use super::peer::{Facts, Known, NotAdmitted, Peer, Request, Taken};
 use super::secret::Secret;
 use super::version::{PROGRAM, Version};
 use crate::failure::{Failure, Outcome};
@@ -275,13 +275,13 @@ impl Peer for Session<'_> {
         Ok(facts)
     }
 
-    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>> {
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Taken>> {
         let mut taken = BTreeMap::new();
         for id in ids {
             let reply = self.get(&format!("/cluster/nextid?vmid={id}"))?;
             match reply.status {
                 200 => {}
-                400 => drop(taken.insert(*id, None)),
+                400 => drop(taken.insert(*id, Taken::Told(whose(&reply)))),
                 _ => return Err(Failure::failed(said(&reply))),
             }
         }
@@ -374,6 +374,19 @@ fn said(reply: &Reply) -> String {
         Some(message) => format!("{} {message}", reply.status),
         None => format!("{} {}", reply.status, reply.reason),
     }
+}
+
+/// Whose a number is, as far as the member says it: in brackets, after that it is taken.
+fn whose(reply: &Reply) -> String {
+    let said = text(&reply.body["errors"]["vmid"]).unwrap_or_default();
+    let inner = said
+        .split_once('(')
+        .and_then(|(_, rest)| rest.rsplit_once(')'));
+    let shown = inner.map_or("", |(inner, _)| inner).chars();
+    shown
+        .filter(|letter| !letter.is_control())
+        .take(400)
+        .collect()
 }
 
 fn data(reply: &Reply) -> Option<&Value> {

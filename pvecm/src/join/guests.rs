@@ -18,7 +18,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::checks::Faults;
-use super::peer::{Holder, Peer};
+use super::peer::{Holder, Peer, Taken};
 use crate::failure::{Failure, Outcome};
 use crate::host::files::{self, failed};
 use crate::host::{Host, pve};
@@ -103,21 +103,28 @@ pub(super) fn check(guests: &[Guest], own: &str, peer: &mut dyn Peer, found: &mu
             ));
         }
     };
-    let unknown = taken.iter().filter(|(_, holder)| holder.is_none());
-    let unknown: Vec<u32> = unknown.map(|(id, _)| *id).collect();
+    let unknown: Vec<String> = taken
+        .iter()
+        .filter_map(|(id, taken)| match taken {
+            Taken::By(_) => None,
+            Taken::Told(whose) if whose.is_empty() => Some(id.to_string()),
+            Taken::Told(whose) => Some(format!("{id} ({whose})")),
+        })
+        .collect();
     if !unknown.is_empty() {
         found.soft(format!(
             "numbers of guests are taken in the cluster: {}; {FREE}. If these are the same guests, of this \
              node, '--use_ssh' sees that; with --force it is looked at there, and the join is taken back if \
              they are not",
-            listed(unknown)
+            unknown.join(", ")
         ));
     }
     for guest in guests {
-        if let Some(Some(holder)) = taken.get(&guest.id)
+        if let Some(Taken::By(holder)) = taken.get(&guest.id)
             && !guest.is(holder, own)
         {
-            found.hard(guest.other(own, &holder.node, &holder.folder));
+            let name = pve::name_of_guest(&holder.conf);
+            found.hard(guest.other(own, &holder.node, &holder.folder, name.as_deref()));
         }
     }
 }
@@ -129,21 +136,13 @@ impl Guest {
     }
 
     /// Says that the cluster has another guest of its number.
-    fn other(&self, own: &str, node: &str, folder: &str) -> String {
+    fn other(&self, own: &str, node: &str, folder: &str, name: Option<&str>) -> String {
         let (id, here) = (self.id, self.folder);
+        let name = name.map_or_else(String::new, |name| format!(" ('{name}')"));
         format!(
             "'nodes/{own}/{here}/{id}.conf' of this node is not what the cluster has as \
-             'nodes/{node}/{folder}/{id}.conf': one number, two guests; {FREE}"
+             'nodes/{node}/{folder}/{id}.conf'{name}: one number, two guests; {FREE}"
         )
-    }
-}
-
-/// The directory of guests of a kind, as `.vmlist` calls it.
-pub(super) fn folder_of(kind: &str) -> &'static str {
-    match kind {
-        "qemu" => "qemu-server",
-        "openvz" => "openvz",
-        _ => "lxc",
     }
 }
 
@@ -218,9 +217,15 @@ pub(super) fn import(
 /// Writes a guest's configuration; whether it was not there.
 fn place(host: &Host, guest: &Guest, made: &mut Vec<PathBuf>) -> Outcome<bool> {
     let own = host.name.as_str();
-    let other = |node: &str, folder: &str| Err(Failure::failed(guest.other(own, node, folder)));
+    let other = |node: &str, folder: &str| {
+        let path = host.paths.node(node, format!("{folder}/{}.conf", guest.id));
+        let conf = files::read(&path).ok().flatten();
+        let name = conf.and_then(|conf| pve::name_of_guest(&conf));
+        let text = guest.other(own, node, folder, name.as_deref());
+        Err(Failure::failed(text))
+    };
     if let Some(owner) = pve::guests(&host.paths)?.get(&guest.id) {
-        let folder = folder_of(&owner.kind);
+        let folder = owner.folder();
         if owner.node != own || folder != guest.folder {
             return other(&owner.node, folder);
         }

@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::connection::{Connection, Run};
-use super::guests;
-use super::peer::{Facts, Holder, Known, NotAdmitted, Peer, Request};
+use super::peer::{Facts, Holder, Known, NotAdmitted, Peer, Request, Taken};
 use super::version::Version;
 use crate::conf::ClusterConf;
 use crate::failure::{Failure, Outcome};
@@ -178,7 +177,7 @@ impl Peer for SshPeer<'_> {
         Ok(facts)
     }
 
-    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>> {
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Taken>> {
         let text = self.remote(&["cat", "/etc/pve/.vmlist"])?;
         let taken = pve::guests_of(text.as_bytes());
         let taken = taken.map_err(|error| {
@@ -187,14 +186,14 @@ impl Peer for SshPeer<'_> {
         let mut found = BTreeMap::new();
         for id in ids {
             let Some(guest) = taken.get(id) else { continue };
-            let folder = guests::folder_of(&guest.kind);
+            let folder = guest.folder();
             let path = format!("/etc/pve/nodes/{}/{folder}/{id}.conf", guest.node);
             let holder = Holder {
                 conf: self.remote(&["cat", &path])?.into_bytes(),
                 node: guest.node.clone(),
                 folder: folder.to_owned(),
             };
-            found.insert(*id, Some(holder));
+            found.insert(*id, Taken::By(holder));
         }
         Ok(found)
     }

@@ -31,7 +31,7 @@ pub trait Peer {
     ///
     /// # Errors
     /// When it does not tell.
-    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>>;
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Taken>>;
 
     /// Asks to be let in.
     ///
@@ -44,6 +44,15 @@ pub trait Peer {
     /// # Errors
     /// When it does not do it.
     fn withdraw(&mut self, name: &NodeName) -> Outcome;
+}
+
+/// A number that a guest of the cluster has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// What that is can be seen.
+    By(Holder),
+    /// The member says no more than these words, if any.
+    Told(String),
 }
 
 /// A guest of the cluster that has a number.

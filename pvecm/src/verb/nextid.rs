@@ -49,7 +49,7 @@ pub fn find(host: &Host, wanted: Option<u32>) -> Outcome<u32> {
     pve::need_mount(&host.paths)?;
     let guests = pve::guests(&host.paths)?;
     if let Some(number) = wanted {
-        return check(&guests, number).map(|()| number);
+        return check(host, &guests, number).map(|()| number);
     }
     let range = range(host)?;
     candidates(&guests, range)
@@ -64,7 +64,7 @@ fn reserve(host: &Host, wanted: Option<u32>) -> Outcome<u32> {
     files::make_directory(&host.paths.pve("priv/lock"))?;
     free_old_reservations(host, &guests);
     if let Some(number) = wanted {
-        check(&guests, number)?;
+        check(host, &guests, number)?;
         if take(host, number)? {
             return Ok(number);
         }
@@ -85,13 +85,21 @@ fn range(host: &Host) -> Outcome<NextId> {
     Ok(options.next_id)
 }
 
-fn check(guests: &BTreeMap<u32, Guest>, number: u32) -> Outcome {
-    if guests.contains_key(&number) {
-        return Err(Failure::refused(format!(
-            "vmid: VM {number} already exists"
-        )));
+fn check(host: &Host, guests: &BTreeMap<u32, Guest>, number: u32) -> Outcome {
+    match guests.get(&number) {
+        Some(guest) => Err(Failure::refused(format!(
+            "vmid: {}",
+            taken(host, number, guest)
+        ))),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Says whose a number is, after the words of the original.
+#[must_use]
+pub fn taken(host: &Host, number: u32, guest: &Guest) -> String {
+    let whose = guest.described(&host.paths, number);
+    format!("VM {number} already exists ({whose})")
 }
 
 fn candidates(guests: &BTreeMap<u32, Guest>, range: NextId) -> impl Iterator<Item = u32> {
@@ -215,9 +223,17 @@ mod tests {
     #[test]
     fn a_wanted_number_is_checked_whatever_the_range() {
         let node = Node::new(&[100], "next-id: lower=200,upper=300");
+        let conf = node.host.paths.node("n1", "qemu-server/100.conf");
+        fs::create_dir_all(conf.parent().unwrap()).unwrap();
+        fs::write(&conf, "cores: 1\nname: web\n[old]\nname: other\n").unwrap();
         assert_eq!(find(&node.host, Some(101)), Ok(101));
         let taken = find(&node.host, Some(100)).unwrap_err();
-        assert_eq!(taken.to_string(), "vmid: VM 100 already exists");
+        let wanted = "vmid: VM 100 already exists (qemu 'web' on node 'n1')";
+        assert_eq!(taken.to_string(), wanted);
+        fs::write(&conf, "cores: 1\n[old]\nname: other\n").unwrap();
+        let taken = reserve(&node.host, Some(100)).unwrap_err();
+        let wanted = "vmid: VM 100 already exists (qemu on node 'n1')";
+        assert_eq!(taken.to_string(), wanted);
     }
 
     #[test]

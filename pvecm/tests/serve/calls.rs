@@ -104,7 +104,7 @@ fn root_logs_in_and_looks_at_everything() {
     assert_eq!(taken.status, 400);
     assert_eq!(
         taken.body["errors"],
-        json!({"vmid": "VM 100 already exists"})
+        json!({"vmid": "VM 100 already exists (qemu on node 'n1')"})
     );
     let unknown = api.send("GET", "/cluster/config/join?node=n9", &login, "");
     assert_eq!(unknown.body["message"], "unknown node 'n9'\n");

@@ -9,7 +9,7 @@ use super::plan;
 use crate::failure::{Failure, Outcome};
 use crate::join::api::{Ask, Credentials, Session, authenticate};
 use crate::join::client::{Client, Target, Trust};
-use crate::join::peer::{NotAdmitted, Peer as _};
+use crate::join::peer::{NotAdmitted, Peer as _, Taken};
 use crate::join::secret::Secret;
 use crate::join::version::Version;
 use crate::value::Fingerprint;
@@ -351,4 +351,23 @@ fn a_member_without_cluster_says_so() {
     let member = Member::start(at("GET /api2/json/cluster/config/join", alone));
     let mut session = login(&member, &password(), &Person::default()).unwrap();
     assert_eq!(session.facts().unwrap().cluster, None);
+}
+
+#[test]
+fn a_member_that_says_whose_a_number_is_is_heard() {
+    for (said, whose) in [
+        ("VM 100 already exists", ""),
+        (
+            "VM 100 already exists (lxc 'a (old)' on node 'n3')",
+            "lxc 'a (old)' on node 'n3'",
+        ),
+    ] {
+        let body = format!(r#"{{"errors":{{"vmid":"{said}"}},"data":null}}"#);
+        let answer = ("400 Parameter verification failed.".to_owned(), body);
+        let path = "GET /api2/json/cluster/nextid?vmid=100";
+        let member = Member::start(at(path, answer));
+        let mut session = login(&member, &password(), &Person::default()).unwrap();
+        let taken = session.taken(&[100]).unwrap();
+        assert_eq!(taken[&100], Taken::Told(whose.to_owned()));
+    }
 }

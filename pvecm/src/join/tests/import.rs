@@ -10,7 +10,7 @@ use crate::failure::{Outcome, code};
 use crate::join::checks::local;
 use crate::join::guests::gather;
 use crate::join::machine::Step;
-use crate::join::peer::Holder;
+use crate::join::peer::{Holder, Taken};
 use crate::join::{Plan, join};
 
 /// The configuration of the first guest.
@@ -54,8 +54,8 @@ fn with_guests(machine: &FakeMachine) -> Plan {
 }
 
 /// What a member tells of a number.
-fn holder(node: &str, folder: &str, conf: &str) -> Option<Holder> {
-    Some(Holder {
+fn holder(node: &str, folder: &str, conf: &str) -> Taken {
+    Taken::By(Holder {
         node: node.to_owned(),
         folder: folder.to_owned(),
         conf: conf.as_bytes().to_vec(),
@@ -128,25 +128,33 @@ fn numbers_that_are_taken_stop_the_join() {
     let machine = machine(&[100, 102]);
     let before = machine.tree();
     let mut peer = FakePeer::new();
+    let told = |whose: &str| Taken::Told(whose.to_owned());
     let cases = [
-        (None, "taken in the cluster: 100;"),
+        (told(""), "taken in the cluster: 100;"),
+        (
+            told("qemu 'a' on node 'n3'"),
+            "taken in the cluster: 100 (qemu 'a' on node 'n3');",
+        ),
         (
             holder("n1", "lxc", FIRST),
             "'nodes/n2/qemu-server/100.conf' of this node is not what the cluster has as \
-             'nodes/n1/lxc/100.conf'",
+             'nodes/n1/lxc/100.conf' ('a'): one number",
         ),
         (
             holder("n2", "qemu-server", "name: x\n"),
-            "'nodes/n2/qemu-server/100.conf': one",
+            "'nodes/n2/qemu-server/100.conf' ('x'): one",
         ),
-        (holder("n2", "lxc", FIRST), "'nodes/n2/lxc/100.conf': one"),
+        (
+            holder("n2", "lxc", FIRST),
+            "'nodes/n2/lxc/100.conf' ('a'): one",
+        ),
     ];
     // Whether or not the cluster has an entry of this node.
     for (again, (holder, words)) in [false, true]
         .into_iter()
         .flat_map(|again| cases.clone().into_iter().map(move |case| (again, case)))
     {
-        peer.taken = Some(BTreeMap::from([(100, holder), (102, None)]));
+        peer.taken = Some(BTreeMap::from([(100, holder), (102, told(""))]));
         let mut plan = with_guests(&machine);
         plan.again = again;
         let failure = join(&machine.host, &mut plan, &mut peer, &machine, false).unwrap_err();

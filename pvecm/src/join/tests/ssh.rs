@@ -10,7 +10,7 @@ use super::machine::FakeMachine;
 use super::{CONF, facts, plan};
 use crate::failure::{Failure, Outcome};
 use crate::join::over_ssh::SshPeer;
-use crate::join::peer::{Facts, Holder, NotAdmitted, Peer as _};
+use crate::join::peer::{Facts, Holder, NotAdmitted, Peer as _, Taken};
 use crate::join::version::{OWN, Version};
 
 const MEMBERS: &str = r#"{"nodename":"n1","version":3,"cluster":{"name":"lab","version":1,"nodes":1,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"}}}"#;
@@ -91,7 +91,10 @@ fn a_member_tells_over_ssh_which_guest_has_a_number() {
         folder: "lxc".to_owned(),
         conf: b"hostname: b\n".to_vec(),
     };
-    assert_eq!(taken.into_iter().collect::<Vec<_>>(), [(101, Some(holder))]);
+    assert_eq!(
+        taken.into_iter().collect::<Vec<_>>(),
+        [(101, Taken::By(holder))]
+    );
 }
 
 #[test]

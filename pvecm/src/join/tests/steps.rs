@@ -14,7 +14,7 @@ use crate::failure::{Failure, Outcome};
 use crate::host::{Host, clusterconf};
 use crate::info::Admitted;
 use crate::join::machine::{Machine as _, Step};
-use crate::join::peer::{Facts, Holder, NotAdmitted, Peer, Request};
+use crate::join::peer::{Facts, NotAdmitted, Peer, Request, Taken};
 use crate::join::{Plan, is_member, join, leftover, refuse_self};
 use crate::transaction::recover_with;
 use crate::value::NodeName;
@@ -45,7 +45,7 @@ pub struct FakePeer {
     /// It does not tell what the cluster is like, and why.
     pub broken: Option<&'static str>,
     /// Numbers that guests have, if it tells.
-    pub taken: Option<BTreeMap<u32, Option<Holder>>>,
+    pub taken: Option<BTreeMap<u32, Taken>>,
 }
 
 impl FakePeer {
@@ -74,7 +74,7 @@ impl Peer for FakePeer {
         }
     }
 
-    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Option<Holder>>> {
+    fn taken(&mut self, ids: &[u32]) -> Outcome<BTreeMap<u32, Taken>> {
         let taken = self.taken.clone();
         let taken = taken.ok_or_else(|| Failure::failed("403"))?;
         let asked = taken.into_iter().filter(|(id, _)| ids.contains(id));

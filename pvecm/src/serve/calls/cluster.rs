@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::answer::ApiError;
 use super::super::params::Params;
 use crate::host::{Host, pve};
+use crate::verb::nextid::taken;
 
 /// Numbers of guests, as far as tools take them.
 const GUEST_IDS: std::ops::RangeInclusive<u32> = 100..=999_999_999;
@@ -56,11 +57,8 @@ pub fn nextid(host: &Host, mut params: Params) -> Result<Value, ApiError> {
     params.finish()?;
     let guests = pve::guests(&host.paths)?;
     if let Some(id) = wanted {
-        if guests.contains_key(&id) {
-            return Err(ApiError::parameter(
-                "vmid",
-                format!("VM {id} already exists"),
-            ));
+        if let Some(guest) = guests.get(&id) {
+            return Err(ApiError::parameter("vmid", taken(host, id, guest)));
         }
         // The original gives it back as it came: as text.
         return Ok(id.to_string().into());
