@@ -49,7 +49,7 @@ impl Paths {
 
     /// Directory of a node's own files in the cluster.
     pub fn node(&self, name: &str, path: impl AsRef<Path>) -> PathBuf {
-        self.pve("nodes").join(name).join(path)
+        below(self.pve("nodes").join(name), path.as_ref())
     }
 
     /// Root's SSH directory.
@@ -76,6 +76,7 @@ mod tests {
         for (path, text) in [
             (paths.pve(""), "/etc/pve"),
             (paths.pve("priv/lock"), "/etc/pve/priv/lock"),
+            (paths.node("n1", ""), "/etc/pve/nodes/n1"),
             (paths.corosync(""), "/etc/corosync"),
             (paths.database(""), "/var/lib/pve-cluster"),
             (paths.ssh(""), "/root/.ssh"),
