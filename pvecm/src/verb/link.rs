@@ -157,7 +157,11 @@ fn staying_down(
 }
 
 /// The configurations that lead to what is wanted, one after the other.
-fn steps(host: &Host, conf: &ClusterConf, action: &LinkAction) -> Outcome<Vec<ClusterConf>> {
+pub(super) fn steps(
+    host: &Host,
+    conf: &ClusterConf,
+    action: &LinkAction,
+) -> Outcome<Vec<ClusterConf>> {
     without_faults(conf)?;
     let mut new = conf.clone();
     match action {

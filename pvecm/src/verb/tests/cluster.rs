@@ -335,6 +335,23 @@ fn who_removes_a_node_is_told_what_it_knows() {
 }
 
 #[test]
+fn a_priority_that_is_so_already_makes_no_version() {
+    let node = member(Break::Never);
+    let conf = clusterconf::read(&node.host).unwrap();
+    let steps = |conf: &ClusterConf, line: &str| {
+        let Command::Link(change) = command(line) else {
+            panic!("{line}")
+        };
+        link::steps(&node.host, conf, &change.action).unwrap()
+    };
+    assert_eq!(steps(&conf, "link set-priority 0 0"), []);
+    let changed = steps(&conf, "link set-priority 0 9");
+    assert_eq!(changed.len(), 1);
+    assert_eq!(changed[0].version(), conf.version() + 1);
+    assert_eq!(steps(&changed[0], "link set-priority 0 9"), []);
+}
+
+#[test]
 fn the_option_for_two_nodes_goes_with_the_third() {
     let with_option = format!("{CONF}quorum {{\n  two_node: 1\n}}\n");
     let node = member(Break::Never);
