@@ -16,7 +16,7 @@ use super::program::{Process, Program};
 use super::{LINKS, SharedNamespaces, address, below_root};
 
 /// Directories of the machine of which a host has a private copy, made on write.
-const COPIED: [&str; 3] = ["/etc", "/var/lib", "/root"];
+const COPIED: [&str; 4] = ["/etc", "/var/lib", "/var/log", "/root"];
 /// Directories of a host that are directories of the lab.
 const DISKS: [&str; 3] = ["etc/corosync", "var/lib/corosync", "var/lib/pve-cluster"];
 
