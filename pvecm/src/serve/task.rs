@@ -26,6 +26,8 @@ use crate::value::NodeName;
 
 /// Where logs are.
 const LOGS: &str = "var/log/pve/tasks";
+/// It is in the environment of what a task runs, which has a log.
+pub(crate) const MARK: &str = "PVECM_TASK";
 /// What the shell does: the work, and a last line that says how it went.
 const SCRIPT: &str = r#"
 "$@" 2>&1
@@ -129,7 +131,7 @@ impl FromStr for Upid {
 }
 
 impl Upid {
-    fn log(&self, paths: &Paths) -> PathBuf {
+    pub(crate) fn log(&self, paths: &Paths) -> PathBuf {
         let last = format!("{:X}", self.start & 0xf);
         paths.at(LOGS).join(last).join(self.to_string())
     }
@@ -183,7 +185,8 @@ pub fn start(host: &Host, program: &Path, work: Work) -> Outcome<Upid> {
     Ok(upid)
 }
 
-fn new_log(path: &Path) -> io::Result<File> {
+/// Makes the log of a task.
+pub(crate) fn new_log(path: &Path) -> io::Result<File> {
     File::options()
         .append(true)
         .create_new(true)
@@ -209,6 +212,7 @@ fn spawn(
         .env("PATH", PATH)
         .env("HOME", "/root")
         .env("LANG", "C")
+        .env(MARK, "1")
         .current_dir("/")
         .stdin(Stdio::piped())
         .stderr(log.try_clone()?)
@@ -218,7 +222,7 @@ fn spawn(
 }
 
 /// When a process began, in the kernel's ticks.
-fn began(pid: u32) -> Option<u64> {
+pub(crate) fn began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the program, in parentheses, may hold anything.
     let (_, fields) = stat.rsplit_once(')')?;
@@ -369,7 +373,10 @@ mod tests {
             kind: "clusterjoin",
             id: String::new(),
             user: "root@pam".to_owned(),
-            args: vec!["-c".to_owned(), "read word; echo $PPID $word".to_owned()],
+            args: vec![
+                "-c".to_owned(),
+                "read word; echo $PPID $word $PVECM_TASK".to_owned(),
+            ],
             input: Zeroizing::new("secret\n".to_owned()),
         };
         let apart = apart.map(str::to_owned);
@@ -380,7 +387,7 @@ mod tests {
         assert!(child.wait().unwrap().success());
         let pid = child.id();
         let told = fs::read_to_string(&log).unwrap();
-        assert_eq!(told, format!("{pid}\n{pid} secret\nTASK OK\n"));
+        assert_eq!(told, format!("{pid}\n{pid} secret 1\nTASK OK\n"));
     }
 
     #[test]

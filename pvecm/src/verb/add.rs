@@ -19,7 +19,7 @@ use crate::join::{self, Leaving, Plan, checks, guests, steps};
 use crate::serve::token::JoinToken;
 use crate::value::Fingerprint;
 use crate::verb::change::{begin, begin_unless, need_root};
-use crate::verb::two_node;
+use crate::verb::{task, two_node};
 
 /// What comes before and after the wait for quorum takes no longer.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// # Errors
 /// When a check says no, or a step fails: then this node is as it was.
 pub fn run(host: &Host, args: &Add) -> Outcome {
-    Joining { host, args }.alone(false)
+    Joining { host, args }.as_task(|it| it.alone(false))
 }
 
 /// Joins, also where the cluster still has an entry of this node, which is off.
@@ -37,7 +37,7 @@ pub fn run(host: &Host, args: &Add) -> Outcome {
 /// # Errors
 /// As [`run`].
 pub fn again(host: &Host, args: &Add) -> Outcome {
-    Joining { host, args }.alone(true)
+    Joining { host, args }.as_task(|it| it.alone(true))
 }
 
 /// As [`again`], for a node that is in a cluster still: it leaves that, with `leave`, when all that
@@ -47,7 +47,7 @@ pub fn again(host: &Host, args: &Add) -> Outcome {
 /// When a check says no: nothing is changed then. What comes after `leave` is put back, but the node
 /// has left.
 pub fn after_leaving(host: &Host, args: &Add, leave: &dyn Fn() -> Outcome) -> Outcome {
-    Joining { host, args }.after(leave)
+    Joining { host, args }.as_task(|it| it.after(leave))
 }
 
 #[derive(Clone, Copy)]
@@ -60,6 +60,15 @@ struct Joining<'a> {
 type Work<'a> = &'a mut dyn FnMut(&mut dyn Peer) -> Outcome;
 
 impl Joining<'_> {
+    /// Leaves a log of what `work` does, unless the user only wants to know what that would be.
+    fn as_task(self, work: impl FnOnce(Self) -> Outcome) -> Outcome {
+        need_root()?;
+        if self.args.dry_run {
+            return work(self);
+        }
+        task::logged(self.host, "clusterjoin", "", || work(self))
+    }
+
     /// Of a node that is in no cluster.
     fn alone(self, again: bool) -> Outcome {
         let Self { host, args } = self;

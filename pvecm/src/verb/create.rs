@@ -8,7 +8,7 @@ use corosync_lite::config::IpVersion;
 use super::change::{self, need_root, show_plan, undone_on_failure};
 use super::link::addresses_here;
 use super::machine::{Machine, ThisMachine, wait_for_writable};
-use super::updatecerts;
+use super::{task, updatecerts};
 use crate::cli::Create;
 use crate::conf::{self, ClusterConf, FirstNode};
 use crate::doctor;
@@ -35,13 +35,16 @@ pub fn run(host: &Host, args: &Create) -> Outcome {
         change::foresee(host);
         return show_plan(&plan(host, &text));
     }
+    let name = args.clustername.to_string();
     let machine = ThisMachine::watched()?;
-    let _lock = change::begin(host)?;
-    // Another command may have been faster.
-    check(host, args)?;
-    let command = format!("pvecm create {}", args.clustername);
-    let work = |transaction: &mut Transaction| make(host, &machine, &text, transaction);
-    undone_on_failure(host, &machine, &command, work)
+    task::logged(host, "clustercreate", &name, || {
+        let _lock = change::begin(host)?;
+        // Another command may have been faster.
+        check(host, args)?;
+        let command = format!("pvecm create {name}");
+        let work = |transaction: &mut Transaction| make(host, &machine, &text, transaction);
+        undone_on_failure(host, &machine, &command, work)
+    })
 }
 
 /// Checks everything that can be checked before something changes, and returns the configuration.

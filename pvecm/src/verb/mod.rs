@@ -25,6 +25,7 @@ pub mod quorum;
 pub mod readd;
 pub mod serve;
 pub mod status;
+pub mod task;
 pub mod token;
 pub mod two_node;
 pub mod undo;

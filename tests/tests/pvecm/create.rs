@@ -28,6 +28,11 @@ fn a_cluster_of_one_is_made_on_either_messaging_daemon() {
         let unread = format!("set -o pipefail; pvecm {args} | true");
         nodes.host(id).sh_ok(&unread).unwrap();
         nodes.await_online(&[id]).unwrap();
+        // Old logs of the machine may be there as well.
+        let last = format!(
+            "tail -n 1 \"$(ls -t /var/log/pve/tasks/*/UPID:n{id}:*:clustercreate:lab{id}:root@pam: | head -n 1)\""
+        );
+        assert_eq!(host.sh_ok(&last).unwrap(), "TASK OK\n");
         let state = QuorumState::of(host).unwrap();
         assert!(state.quorate && state.votes == 1, "{state:?}");
         let conf = fs::read_to_string(nodes.path(id, "corosync.conf")).unwrap();

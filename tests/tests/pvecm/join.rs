@@ -102,6 +102,10 @@ fn a_second_node_joins_with_a_token_and_the_first_is_never_without_quorum() {
                 "{shown}"
             );
             assert!(shown.contains("'two_node: 1'"), "{shown}");
+            let log = "cat \"$(ls -t /var/log/pve/tasks/*/UPID:n2:*:clusterjoin::root@pam: | head -n 1)\"";
+            let log = nodes.host(2).sh_ok(log).unwrap();
+            assert!(log.contains("Request addition of this node"), "{log}");
+            assert!(log.ends_with("\nTASK OK\n"), "{log}");
         });
         assert!(is_writable, "{messaging:?}: the first node refused a write");
         nodes.await_online(&[1, 2]).unwrap();
