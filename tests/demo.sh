@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 . tests/setup.sh
 install_missing
 cargo build --release --locked --package corosync-lite --package pmxcfs --package tests
-exec target/release/lab "$@"
+exec cargo run --quiet --release --locked --package tests --bin lab -- "$@"
