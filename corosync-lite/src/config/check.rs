@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use super::error::{ConfigError, Problem};
 use super::host::Host;
 use super::keys::Keys;
-use super::model::{Config, Node, Totem, Transport, Warning};
+use super::model::{Config, Node, Transport};
 use super::read::NodeKeys;
 
 type Done = Result<(), ConfigError>;
@@ -296,52 +296,4 @@ fn families(config: &Config, link: u8) -> Done {
         ));
     }
     Ok(())
-}
-
-/// Names what has no meaning any more, or a dangerous one.
-pub(super) fn warnings(keys: &Keys, totem: &Totem, nodes: &[Node]) -> Vec<Warning> {
-    let mut warnings = Vec::new();
-    let mut warn = |key: &str, text| {
-        warnings.push(Warning {
-            key: key.to_owned(),
-            text,
-        })
-    };
-    for (key, _) in keys.with_prefix("totem.") {
-        let last = key.rsplit('.').next().unwrap_or_default();
-        match key {
-            "totem.rrp_mode" => warn(key, "ignored: redundancy is set by link_mode"),
-            "totem.threads" => warn(key, "ignored: no threads are used"),
-            "totem.nodeid" => warn(key, "ignored: the node id is that of the nodelist"),
-            "totem.vsftype" => warn(key, "ignored: there is one kind of membership"),
-            "totem.interface.ringnumber" => {
-                warn(key, "old name: taken for linknumber, where that is absent");
-            }
-            _ if last.starts_with("rrp_") => warn(key, "ignored: it belonged to rrp_mode"),
-            _ if last == "bindnetaddr" && !nodes.is_empty() => {
-                warn(key, "ignored: addresses are those of the nodelist");
-            }
-            _ if matches!(last, "mcastaddr" | "broadcast") && totem.transport != Transport::Udp => {
-                warn(key, "ignored: only transport udp sends to all at once");
-            }
-            _ if last == "knet_transport" && keys.text(key) == Some("sctp") => {
-                warn(key, "not supported: the link uses udp");
-            }
-            _ => {}
-        }
-    }
-    match totem.transport {
-        Transport::Knet if totem.crypto.is_none() => {
-            warn(
-                "totem.secauth",
-                "off: everybody on the network can read and forge messages",
-            );
-        }
-        Transport::Knet => {}
-        Transport::Udpu | Transport::Udp => warn(
-            "totem.transport",
-            "without encryption: everybody on the network can read and forge messages; use knet",
-        ),
-    }
-    warnings
 }

@@ -58,7 +58,9 @@ impl ConfigError {
         if let Some(hint) = self.problem.hint() {
             text += &format!("  {hint}\n");
         }
-        text
+        // What the file holds must not give orders to the terminal.
+        let is_order = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+        text.replace(is_order, "?")
     }
 
     /// The one line that Corosync prints for the same problem.
@@ -113,6 +115,8 @@ pub enum Problem {
     LineTooLong,
     #[error("Line holds a NUL byte")]
     NulByte,
+    #[error("File starts with a byte order mark")]
+    ByteOrderMark,
     #[error("Missing section name before opening bracket '{{'")]
     MissingSectionName,
     #[error("Extra characters after opening bracket '{{'")]
@@ -246,6 +250,7 @@ impl Problem {
         match self {
             Self::LineTooLong
             | Self::NulByte
+            | Self::ByteOrderMark
             | Self::MissingSectionName
             | Self::TextAfterOpen
             | Self::TextBesideClose
@@ -285,6 +290,9 @@ impl Problem {
         Some(match self {
             Self::LineTooLong => "shorten the line to 510 bytes, comments too",
             Self::NulByte => "write the file again as plain text",
+            Self::ByteOrderMark => {
+                "write the file again as UTF-8 without the mark, its first three bytes"
+            }
             Self::MissingSectionName => "put the name in front of '{', on the same line",
             Self::TextAfterOpen => {
                 "put each setting on a line of its own; '{' can not be part of a value"
@@ -311,6 +319,19 @@ impl Problem {
             Self::NoLocalNode => {
                 "a node needs the name of this host, or as ring0_addr one of its addresses"
             }
+            Self::Version => "write 'version: 2' into section totem",
+            Self::NoInterfaces => {
+                "section nodelist needs a 'node { ... }' with 'ring0_addr: ADDRESS' for each node"
+            }
+            Self::DuplicateNodeId(_) => "give each node a nodeid of its own",
+            Self::MixedFamilies { .. } => {
+                "write addresses of one family on all nodes of the link, all IPv4 or all IPv6"
+            }
+            Self::NamesNeeded => "write 'name: HOST' into each node, with its host name",
+            Self::UnknownLogValue("debug") => "write on, off or trace",
+            Self::UnknownLogValue("timestamp") => "write on, off or hires",
+            Self::UnknownLogValue("fileline" | "function_name" | "blackbox") => "write on or off",
+            Self::UnknownLogValue(_) => "write yes, no, on or off",
             Self::BadAddress(_) => "write an IP address, or make the name known to the resolver",
             _ => return None,
         })

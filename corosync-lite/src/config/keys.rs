@@ -385,7 +385,7 @@ fn kind(key: &str) -> Kind {
     }
 }
 
-const QUORUM_FLAGS: &[&str] = &[
+pub(super) const QUORUM_FLAGS: &[&str] = &[
     "two_node",
     "expected_votes_tracking",
     "allow_downscale",
@@ -393,7 +393,7 @@ const QUORUM_FLAGS: &[&str] = &[
     "auto_tie_breaker",
     "last_man_standing",
 ];
-const QUORUM_NUMBERS: &[&str] = &[
+pub(super) const QUORUM_NUMBERS: &[&str] = &[
     "expected_votes",
     "votes",
     "last_man_standing_window",
@@ -402,13 +402,13 @@ const QUORUM_NUMBERS: &[&str] = &[
     "device.sync_timeout",
     "device.votes",
 ];
-const INTERFACE_NUMBERS: &[&str] = &[
+pub(super) const INTERFACE_NUMBERS: &[&str] = &[
     "knet_ping_interval",
     "knet_ping_timeout",
     "knet_ping_precision",
     "knet_pong_count",
 ];
-const TOTEM_NUMBERS: &[&str] = &[
+pub(super) const TOTEM_NUMBERS: &[&str] = &[
     "version",
     "nodeid",
     "threads",

@@ -7,11 +7,12 @@
 //! | `model` | what they mean: [`Config`], with every default filled in |
 //! | `read` | from keys to meaning |
 //! | `check` | what a daemon may not be started with |
+//! | `warn` | what it may be started with, but hardly as it was meant |
 //! | `plan` | what a new configuration changes in a running daemon |
 //! | `reload` | from the text of a new file, or a key written at run time, to a plan and what is told |
 //!
 //! Both generations are read: what Corosync 2 called rings, and the links of Corosync 3. Keys that
-//! mean nothing any more are named in [`Config::warnings`].
+//! mean nothing any more, or never did, are named in [`Config::warnings`].
 //!
 //! Nothing here does I/O: what has to be asked of the machine goes through [`Host`].
 
@@ -24,6 +25,7 @@ mod plan;
 mod read;
 mod reload;
 mod syntax;
+mod warn;
 
 #[cfg(test)]
 pub(crate) mod test_host;

@@ -3,6 +3,7 @@
 //! A [`Config`] has passed all checks: there is nothing left to validate behind it. Times are in
 //! milliseconds where the name does not say otherwise, as the configuration map publishes them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -39,7 +40,16 @@ pub struct Warning {
     /// The key that it is about.
     pub key: String,
     /// What to know about it.
-    pub text: &'static str,
+    pub text: Cow<'static, str>,
+}
+
+impl Warning {
+    pub(super) fn new(key: &str, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            key: key.to_owned(),
+            text: text.into(),
+        }
+    }
 }
 
 /// How datagrams travel.

@@ -123,6 +123,35 @@ fn encryption_is_chosen_as_written() {
     );
 }
 
+fn warnings(text: &str) -> Vec<String> {
+    let warnings = read(text).warnings;
+    warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn slips_of_the_pen_are_named() {
+    let node = "nodelist {\n node {\n  name: n1\n  nodeid: 1\n  ring0_addr: 10.77.0.1\n }\n";
+    let text = format!(
+        "top: 1\ntotem {{\n version: 2\n secauth: on\n key: {}\n tokne: 1000\n interface {{\n  \
+         linknumber: 0\n  knet_link_priotiry: 5\n  knet_ping_interval: 500\n }}\n}}\n{node} node {{\n  \
+         name: n1\n  nodeid: 2\n  ring0_addr: 10.77.0.1\n  quorum_vote: 1\n }}\n}}\n\
+         quorun {{\n provider: x\n}}\nresources {{\n any: 1\n}}\nquorum {{\n device {{\n  model: net\n  \
+         votes: 1\n  net {{\n   host: x\n  }}\n }}\n}}\nlogging {{\n to_logfile: yes\n}}\n",
+        "k".repeat(128)
+    );
+    let expected = [
+        "nodelist.node.1.quorum_vote: no effect: not known here; is 'quorum_votes' meant?",
+        "top: no effect: it is in no section",
+        "totem.interface.knet_link_priotiry: no effect: not known here; is 'knet_link_priority' meant?",
+        "totem.tokne: no effect: not known here; is 'token' meant?",
+        "quorun: no effect: a section that is not known here; is 'quorum' meant?",
+        "nodelist.node.1.name: node 1 has the same name: one of both is wrong",
+        "nodelist.node.1.ring0_addr: node 1 has the same address: one of both is wrong",
+        "logging.to_logfile: no effect: 'logfile' does not say which file",
+    ];
+    assert_eq!(warnings(&text), expected);
+}
+
 /// A file of Corosync 2, with the two rings that it called so.
 #[test]
 fn old_rings_are_read_with_warnings() {

@@ -12,6 +12,7 @@ use super::model::{
     TieBreaker, Timers, Totem, Transport,
 };
 use super::syntax::Document;
+use super::warn;
 
 impl Config {
     /// Reads a file.
@@ -44,7 +45,7 @@ impl Config {
         totem.timers = timers(&keys, first);
         let links = links(&keys, &totem, &nodes)?;
         let quorum = quorum(&keys);
-        let warnings = check::warnings(&keys, &totem, &nodes);
+        let warnings = warn::warnings(&keys, &totem, &nodes);
         let config = Self {
             totem,
             links,

@@ -16,6 +16,8 @@ const LINE_MAX: usize = 511;
 /// Bounds of a full key, `section.section.key`. They also keep nesting shallow.
 const KEY_MAX: usize = 255;
 const KEY_MIN: usize = 3;
+/// Editors of other systems put it in front; it would become part of the first name.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 const BLANKS: [char; 2] = [' ', '\t'];
 
 /// A whole file.
@@ -69,6 +71,17 @@ impl Document {
     /// # Errors
     /// The first line that Corosync would not take.
     pub fn parse(text: &[u8]) -> Result<Self, ConfigError> {
+        if text.starts_with(BYTE_ORDER_MARK) {
+            let line = Line {
+                bytes: text
+                    .split(|byte| *byte == b'\n')
+                    .next()
+                    .unwrap_or(text)
+                    .to_vec(),
+                number: 1,
+            };
+            return Err(line.error(0, Problem::ByteOrderMark));
+        }
         // The last entry is the innermost open section.
         let mut open: Vec<Section> = Vec::new();
         let mut current = Section::default();

@@ -54,6 +54,16 @@ fn problems_have_line_and_column() {
 }
 
 #[test]
+fn a_byte_order_mark_is_named_and_control_characters_are_not_shown() {
+    let mark = "\u{feff}totem {\n version: 2\n}\n";
+    assert_eq!(problem(mark), (1, 1, Problem::ByteOrderMark));
+    let error = Document::parse(b"\x1b[2J\xff totem\n").unwrap_err();
+    let text = error.render("\x07name");
+    assert!(!text.contains(['\x1b', '\x07']), "{text}");
+    assert!(text.contains("\n  ?[2J"), "{text}");
+}
+
+#[test]
 fn long_lines_are_refused_even_as_comments() {
     let comment = |length| format!("{}\n", "#".repeat(length));
     assert!(Document::parse(comment(LINE_MAX - 1).as_bytes()).is_ok());

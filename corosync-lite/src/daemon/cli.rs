@@ -75,7 +75,8 @@ Files:
     long_about = LONG_ABOUT,
     after_long_help = AFTER_HELP,
     disable_version_flag = true,
-    disable_help_subcommand = true
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
     /// The configuration; the directory uidgid.d is looked for beside it
@@ -202,6 +203,7 @@ mod tests {
     fn mistakes_end_with_code_1_and_help_with_0() {
         assert_eq!(args(&["-x"]).unwrap_err().code, 1);
         assert_eq!(args(&["what"]).unwrap_err().code, 1);
+        assert_eq!(args(&["-t", "status"]).unwrap_err().code, 1);
         let help = args(&["--help"]).unwrap_err();
         assert_eq!(help.code, 0);
         assert!(help.text.contains("Exit codes:"));
