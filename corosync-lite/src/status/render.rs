@@ -116,6 +116,16 @@ impl Status {
         if !dropped.is_empty() {
             writeln!(f, "Datagrams dropped: {}", dropped.join(", "))?;
         }
+        let has_lost = self.nodes.iter().any(|node| node.reachable == Some(false));
+        if has_lost
+            && self
+                .dropped
+                .get("unauthentic")
+                .is_some_and(|count| *count != 0)
+        {
+            let words = "unauthentic: sealed with another key; compare the authkey of all nodes";
+            writeln!(f, "                   {words}")?;
+        }
         Ok(())
     }
 
@@ -246,6 +256,7 @@ Ring:    1.1f with 2 members
 Timers:  token 3650 ms, retransmit 0 ms, consensus 0 ms; transport knet
 Ring so far: 2 messages sent again
 Datagrams dropped: 3 unauthentic
+                   unauthentic: sealed with another key; compare the authkey of all nodes
 
 NODE  NAME  VOTES  STATE          LINK 0           LINK 1
 1     n1    1      this node
