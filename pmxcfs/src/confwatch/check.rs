@@ -6,6 +6,7 @@
 //! told apart. The values of other settings are Corosync's own affair.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use corosync_lite::config::{self as syntax, Document, Item, Section};
 
@@ -13,6 +14,9 @@ use super::version::config_version;
 
 /// Links that Corosync can use.
 const LINKS_MAX: u32 = 8;
+
+/// Above it there is no room for later versions, and programs that count with a sign.
+const VERSION_MAX: u64 = u64::MAX >> 1;
 
 /// Why a text is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +73,14 @@ pub enum Problem {
         wanted: u64,
     },
     /// See the text.
+    #[error("config_version {new} leaves no room for later ones: set it to {wanted}")]
+    VersionTooHigh {
+        /// In the new text.
+        new: u64,
+        /// A version that would pass.
+        wanted: u64,
+    },
+    /// See the text.
     #[error(
         "an earlier 'config_version' with number {found} would be taken for the version {real} of section totem: remove or change the earlier text"
     )]
@@ -94,6 +106,14 @@ pub enum Problem {
     NoAddress {
         /// Name of the node.
         name: String,
+    },
+    /// See the text.
+    #[error("{key} '{value}' is no address: correct it")]
+    BadAddress {
+        /// Key of the link.
+        key: String,
+        /// As written.
+        value: String,
     },
     /// See the text.
     #[error("nodeid '{value}' is not a number from 1 to 4294967295: correct it")]
@@ -145,6 +165,11 @@ pub fn check(new: &[u8], old: Option<&[u8]>, own_node_name: &str) -> Result<(), 
     let root = document.root();
     check_version(root, new, old.map_or(0, version_in_force))?;
     check_nodes(root)?;
+    let before = old.and_then(|old| Document::parse(old).ok());
+    // What is wrong already is mended address by address, by whoever can.
+    if !before.is_some_and(|before| check_addresses(before.root()).is_err()) {
+        check_addresses(root)?;
+    }
     let lists = |root: &Section| nodes(root).iter().any(|node| is_own(node, own_node_name));
     // Corosync also knows a node by its addresses. A text in force that does without the name
     // must not keep every later one from being written.
@@ -205,6 +230,10 @@ fn check_version(root: &Section, text: &[u8], old: u64) -> Result<(), ConfError>
     };
     if new <= old {
         return at(Problem::VersionNotGrown { new, old, wanted });
+    }
+    // A version in force that is as high must not keep every later text out.
+    if new > VERSION_MAX && old < VERSION_MAX {
+        return at(Problem::VersionTooHigh { new, wanted });
     }
     match config_version(text) {
         Some(found) if found != new => at(Problem::MisleadingVersion { found, real: new }),
@@ -286,6 +315,42 @@ fn check_node(node: &Section, earlier: &[&Section]) -> Result<(), ConfError> {
         });
     }
     Ok(())
+}
+
+/// Names may be known on other nodes alone; a text that can be nothing but an address has to be one.
+fn check_addresses(root: &Section) -> Result<(), ConfError> {
+    for node in nodes(root) {
+        for link in 0..LINKS_MAX {
+            let key = format!("ring{link}_addr");
+            let Some(item) = node.item(&key).filter(|item| is_no_address(item.value())) else {
+                continue;
+            };
+            let value = item.value().to_owned();
+            return Err(ConfError {
+                line: Some(item.line()),
+                problem: Problem::BadAddress { key, value },
+            });
+        }
+    }
+    Ok(())
+}
+
+fn is_no_address(text: &str) -> bool {
+    if text.contains(':') {
+        let address = text
+            .split_once('%')
+            .map_or(text, |(address, _zone)| address);
+        return address.parse::<Ipv6Addr>().is_err();
+    }
+    // Fewer parts, and parts that begin with 0, mean something to resolvers.
+    let parts: Vec<&str> = text.split('.').collect();
+    let digits = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    parts.len() >= 4
+        && parts.iter().all(digits)
+        && (parts.len() > 4
+            || parts
+                .iter()
+                .any(|part| part.parse().is_ok_and(|n: u64| n > 255)))
 }
 
 /// Key `name`, else the address, as everything that lists nodes has it.
@@ -382,6 +447,49 @@ mod tests {
                     }
                 )
             );
+        }
+    }
+
+    #[test]
+    fn a_version_has_to_leave_room() {
+        let text = |version: u64| conf(&format!("config_version: {version}"), &TWO);
+        let (old, new) = (text(3), VERSION_MAX + 1);
+        assert!(passes(&text(VERSION_MAX), Some(&old)));
+        let problem = Problem::VersionTooHigh { new, wanted: 4 };
+        assert_eq!(refused(&text(new), Some(&old)), (Some(3), problem));
+        assert!(passes(&text(new + 1), Some(&text(new))));
+    }
+
+    #[test]
+    fn addresses_that_can_be_none_are_refused() {
+        let text = |version: u32, address: &str| {
+            let text = conf(&format!("config_version: {version}"), &TWO);
+            text.replace("10.0.0.2", address)
+        };
+        for bad in [
+            "10.0.0.256",
+            "10.0.0.1.2",
+            "10.77.0.333",
+            "fd00::x",
+            "fd00:::1",
+            "10.0.0.1:5405",
+        ] {
+            let problem = Problem::BadAddress {
+                key: "ring0_addr".into(),
+                value: bad.into(),
+            };
+            assert_eq!(refused(&text(4, bad), None), (Some(14), problem));
+            assert!(passes(&text(5, bad), Some(&text(4, bad))), "{bad}");
+        }
+        for good in [
+            "10.0.0.2",
+            "n2",
+            "10.0.0.2.example.com",
+            "fd00::2",
+            "fe80::2%eth0",
+            "10.2",
+        ] {
+            assert!(passes(&text(4, good), None), "{good}");
         }
     }
 
