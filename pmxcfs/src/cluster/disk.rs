@@ -13,7 +13,7 @@
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -30,6 +30,45 @@ const ITEMS_MAX: usize = 65_536;
 
 /// Time between two attempts to write to a disk that failed.
 pub(super) const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+/// The same after the disk took a little several times, but not what the others had for it: each
+/// time the group changes twice, and all nodes synchronize.
+const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(60);
+/// A disk that has worked for so long is whole.
+const WHOLE_AFTER: Duration = Duration::from_secs(60);
+
+/// How long to wait before the next attempt.
+#[derive(Debug)]
+struct Pauses {
+    next: Duration,
+    /// Since the last attempt that worked.
+    works_since: Option<Instant>,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            next: PROBE_INTERVAL,
+            works_since: None,
+        }
+    }
+}
+
+impl Pauses {
+    fn fails(&mut self, now: Instant) {
+        let Some(since) = self.works_since.take() else {
+            return;
+        };
+        self.next = if now.saturating_duration_since(since) < WHOLE_AFTER {
+            (self.next * 2).min(PROBE_INTERVAL_MAX)
+        } else {
+            PROBE_INTERVAL
+        };
+    }
+
+    fn works(&mut self, now: Instant) {
+        self.works_since = Some(now);
+    }
+}
 
 /// One thing to do, in order.
 pub(super) enum Item {
@@ -60,6 +99,7 @@ struct Queue {
     /// The cluster thread has left the items to the other thread.
     handed_over: bool,
     failed: bool,
+    pauses: Pauses,
     stop: bool,
 }
 
@@ -121,7 +161,8 @@ impl DiskQueue {
                 return Work::Stop;
             }
             if queue.failed {
-                let waited = self.changed.wait_timeout(queue, PROBE_INTERVAL);
+                let pause = queue.pauses.next;
+                let waited = self.changed.wait_timeout(queue, pause);
                 let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                 queue = guard;
                 if timeout.timed_out() && queue.tree.is_none() && !queue.stop {
@@ -316,7 +357,9 @@ fn fail(shared: &Shared, error: &StorageError) {
         let mut queue = shared.disk.lock();
         queue.items.clear();
         queue.tree = None;
-        queue.failed = true;
+        if !std::mem::replace(&mut queue.failed, true) {
+            queue.pauses.fails(clock::monotonic());
+        }
         let stored = shared.published.snapshot();
         core.dfsm
             .app_mut()
@@ -338,7 +381,11 @@ fn probe(shared: &Shared) {
     match tried {
         Ok(()) => {
             tracing::info!("the database can be written again, the node joins the others");
-            shared.disk.lock().failed = false;
+            {
+                let mut queue = shared.disk.lock();
+                queue.failed = false;
+                queue.pauses.works(clock::monotonic());
+            }
             shared.lock_core().fault = None;
             shared.refresh_writable();
             shared.wake();
@@ -370,5 +417,29 @@ pub(super) fn update_host_conf(shared: &Shared, content: &[u8], reload: bool) {
             }
         }
         Err(error) => tracing::error!("{error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fails_again_and_again_is_tried_less_often() {
+        let start = clock::monotonic();
+        let mut pauses = Pauses::default();
+        let mut now = start;
+        let mut taken = Vec::new();
+        for _ in 0..7 {
+            pauses.fails(now);
+            taken.push(pauses.next.as_secs());
+            now += pauses.next;
+            pauses.works(now);
+            now += Duration::from_secs(3);
+        }
+        assert_eq!(taken, [2, 4, 8, 16, 32, 60, 60]);
+        // It has held for long: another fault is a new one.
+        pauses.fails(now + WHOLE_AFTER);
+        assert_eq!(pauses.next, PROBE_INTERVAL);
     }
 }
