@@ -76,6 +76,30 @@ fn booleans_may_have_a_value() {
 }
 
 #[test]
+fn numbers_are_asked_for_in_words() {
+    for (line, reason) in [
+        ("expected x", "expected: 'x' is no whole number that fits"),
+        ("expected 0", "expected: '0' is not a number from 1 to "),
+        ("nextid --vmid 1e3", "vmid: '1e3' is no whole number"),
+        (
+            "create c --nodeid 70000",
+            "nodeid: '70000' is not a number from 1 to 65535",
+        ),
+        ("link remove 8", "number: '8' is not a number from 0 to 7"),
+        (
+            "wait-quorum --timeout soon",
+            "timeout: 'soon' is no whole number",
+        ),
+    ] {
+        let text = refused(line);
+        assert!(
+            text.contains(&format!("400 Parameter verification failed.\n{reason}")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn old_options_are_taken_with_a_warning() {
     let line = "create c --bindnet0_addr 10.0.0.0 --ring0_addr 10.0.0.1 -rrp_mode passive \
                 --bindnet1_addr=10.1.0.0 --ring1_addr 10.1.0.1";
@@ -161,7 +185,7 @@ fn mistakes_are_told_as_the_original_tells_them() {
     );
     let large = refused("create c --nodeid 65536");
     assert!(
-        large.contains("nodeid: 65536 is not in 1..=65535"),
+        large.contains("nodeid: '65536' is not a number from 1 to 65535"),
         "{large}"
     );
     assert!(refused("add h --import-guests keep").starts_with("400 too many arguments\n"));

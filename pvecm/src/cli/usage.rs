@@ -183,7 +183,20 @@ fn name_of(about: &str) -> String {
 
 fn reason_of(error: &Error) -> String {
     if let Some(source) = std::error::Error::source(error) {
-        return source.to_string();
+        let value = error.get(ContextKind::InvalidValue);
+        let value = value.map(ToString::to_string).unwrap_or_default();
+        let text = source.to_string();
+        // What the parser's own types say is meant for programmers.
+        if source.is::<std::num::ParseIntError>() {
+            return format!("'{value}' is no whole number that fits");
+        }
+        return match text
+            .split_once(" is not in ")
+            .and_then(|(_, range)| range.split_once("..="))
+        {
+            Some((least, most)) => format!("'{value}' is not a number from {least} to {most}"),
+            None => text,
+        };
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
