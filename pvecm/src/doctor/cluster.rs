@@ -91,7 +91,10 @@ pub(super) fn members(facts: &Facts) -> Vec<Finding> {
                     "is not in the ring, and no link to it works ({})",
                     at.join(", ")
                 ),
-                "start it, or mend the network: UDP ports 5405 to 5412 between all nodes",
+                format!(
+                    "start it, or mend the network: UDP ports 5405 to 5412 between all nodes{}",
+                    other_key(messaging)
+                ),
             )
         });
     }
@@ -99,8 +102,11 @@ pub(super) fn members(facts: &Facts) -> Vec<Finding> {
     for (id, peer) in &messaging.peers {
         let name = messaging.status.nodes.iter().find(|node| node.id == *id);
         let name = name.map_or_else(|| format!("node {id}"), called);
+        // Of one that has gone it is what it had then.
+        let is_here = messaging.status.ring.members.contains(id);
         if let (Some(own), Some(its)) = (own, peer.config_version)
             && own != its
+            && is_here
         {
             let what =
                 format!("has version {its} of corosync.conf in force, this node version {own}");
@@ -116,6 +122,18 @@ pub(super) fn members(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::ok(CHECK, &facts.node, what));
     }
     findings
+}
+
+/// A node with another key is not to be told from one that is off, but for this.
+fn other_key(messaging: &Messaging) -> &'static str {
+    let count = messaging.status.dropped.get("unauthentic").copied();
+    match count.unwrap_or_default() {
+        0 => "",
+        _ => {
+            "; datagrams that are sealed with another key have come: compare 'sha256sum \
+             /etc/corosync/authkey' on all nodes"
+        }
+    }
 }
 
 /// Versions of the wire.

@@ -18,6 +18,11 @@ pub(super) fn mount(facts: &Facts) -> Vec<Finding> {
     let fail = |what: String, remedy: &str| Finding::fail(CHECK, "/etc/pve", what, remedy);
     let finding = match &facts.mount {
         Mount::Writable => Finding::ok(CHECK, "/etc/pve", "mounted, and takes changes"),
+        Mount::ReadOnly if has_quorum(facts) => fail(
+            "mounted, but read-only, though there is quorum: the node can not store or agree on changes".to_owned(),
+            "'journalctl -u pve-cluster' says why: a full disk, a database that can not be written, \
+             nodes that are still agreeing",
+        ),
         Mount::ReadOnly => fail(
             "mounted, but read-only: there is no quorum".to_owned(),
             "'pvecm status' says who is missing and what is possible",
@@ -43,6 +48,11 @@ pub(super) fn mount(facts: &Facts) -> Vec<Finding> {
         ),
     };
     vec![finding]
+}
+
+fn has_quorum(facts: &Facts) -> bool {
+    let messaging = facts.messaging.as_ref();
+    messaging.is_ok_and(|known| known.state.as_ref().is_some_and(|state| state.quorate))
 }
 
 /// The node's own name.

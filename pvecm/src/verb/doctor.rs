@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use super::show;
+use super::{change::need_root, show};
 use crate::cli::{Doctor, Format};
 use crate::doctor::{Report, examine, gather};
 use crate::failure::{Failure, Outcome, code};
@@ -12,8 +12,10 @@ use crate::tell::tell;
 /// Checks, and shows what was found.
 ///
 /// # Errors
-/// When something fails: with nothing but the exit code, as the findings were shown.
+/// When another user than root calls it. When something fails: with nothing but the exit code, as the findings were shown.
 pub fn run(host: &Host, args: Doctor) -> Outcome {
+    // What others may not read would be taken for broken, and the remedy for that is no small one.
+    need_root()?;
     if std::io::stderr().is_terminal() {
         tell("looking at this node and asking the others, up to half a minute...");
     }

@@ -29,8 +29,25 @@ fn quorum_is_judged() {
     );
     assert!(text.contains("'pvecm expected 1'"), "{text}");
     assert!(text.contains("FAIL members n2 (node 2): is not in the ring, and no link to it works (10.77.0.2, 10.78.0.2)"), "{text}");
+    assert!(!text.contains("another key"), "{text}");
     // The links to nodes that are off are no findings of their own.
     assert!(!text.contains("FAIL links"), "{text}");
+}
+
+#[test]
+fn a_node_with_another_key_is_suspected() {
+    let found = after(|facts| {
+        let messaging = facts.messaging.as_mut().unwrap();
+        messaging.status.dropped = [("unauthentic".to_owned(), 7)].into();
+        messaging.status.nodes[2].member = false;
+        messaging.status.nodes[2].reachable = Some(false);
+        messaging.status.ring.members.retain(|id| *id != 3);
+        messaging.peers.get_mut(&3).unwrap().config_version = Some(1);
+    });
+    let text = found.join("\n");
+    assert!(text.contains("sealed with another key"), "{text}");
+    // Of a node that is not there nobody knows the version in force.
+    assert!(!text.contains("has version 1"), "{text}");
 }
 
 #[test]

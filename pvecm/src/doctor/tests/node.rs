@@ -22,9 +22,20 @@ fn mounts_are_judged() {
         all(Mount::Hanging)
             .contains("unknown configuration /etc/corosync/corosync.conf: version 4; not compared")
     );
-    one(&["FAIL mount", "read-only", "'pvecm status'"], |facts| {
-        facts.mount = Mount::ReadOnly
+    one(
+        &["FAIL mount", "though there is quorum", "full disk"],
+        |facts| facts.mount = Mount::ReadOnly,
+    );
+    assert!(all(Mount::ReadOnly).contains("though there is quorum"));
+    let alone = after(|facts: &mut Facts| {
+        facts.mount = Mount::ReadOnly;
+        facts.messaging = Err("gone".to_owned());
     });
+    let alone = alone.join("\n");
+    assert!(
+        alone.contains("there is no quorum -> 'pvecm status'"),
+        "{alone}"
+    );
 }
 
 #[test]
