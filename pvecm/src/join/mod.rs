@@ -155,9 +155,18 @@ pub fn check_working_directory(host: &Host, here: &Path) -> Outcome {
 ///
 /// # Errors
 /// When `peer` is this node.
-pub fn refuse_self(host: &Host, peer: &str, machine: &dyn Machine) -> Outcome {
+pub fn refuse_self(host: &Host, peer: &str, by_ssh: bool, machine: &dyn Machine) -> Outcome {
     let local = machine.addresses()?;
-    let at = resolve(client::bare(peer)).unwrap_or_default();
+    let at = match resolve(client::bare(peer)) {
+        Ok(at) => at,
+        // SSH may know the name by its own configuration.
+        Err(_) if by_ssh => Vec::new(),
+        Err(error) => {
+            return Err(Failure::refused(format!(
+                "'{peer}' does not resolve ({error}): give the member's address, or a line for it in /etc/hosts"
+            )));
+        }
+    };
     match at.iter().find(|address| local.contains(address)) {
         Some(address) => Err(Failure::refused(format!(
             "'{peer}' is this node itself, '{}' at {address}: name a member of the cluster that it is to join",

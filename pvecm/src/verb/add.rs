@@ -83,7 +83,7 @@ impl Joining<'_> {
             ));
             return Ok(());
         }
-        join::refuse_self(host, &whom.host, &machine)?;
+        join::refuse_self(host, &whom.host, args.use_ssh, &machine)?;
         let mut plan = self.plan(&machine, again, false)?;
         self.with_member(whom, &machine, &signals, &mut |peer| {
             join::join(host, &mut plan, peer, &machine, args.dry_run)
@@ -100,7 +100,7 @@ impl Joining<'_> {
         let signals = begin_watch(host)?;
         let machine = ThisMachine::new(&signals);
         let whom = Whom::find(args, &Prompt::new(&signals))?;
-        join::refuse_self(host, &whom.host, &machine)?;
+        join::refuse_self(host, &whom.host, args.use_ssh, &machine)?;
         let mut plan = self.plan(&machine, true, true)?;
         let settle = || Ok((begin(host)?, self.plan(&machine, true, false)?));
         let leaving = Leaving {

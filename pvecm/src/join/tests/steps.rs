@@ -516,10 +516,14 @@ fn a_member_stays_what_it_is() {
 fn a_node_does_not_join_itself() {
     let machine = FakeMachine::new();
     for own in [ADDRESS, "[10.77.0.2]", "127.0.0.1", "localhost"] {
-        let failure = refuse_self(&machine.host, own, &machine).unwrap_err();
+        let failure = refuse_self(&machine.host, own, false, &machine).unwrap_err();
         assert!(failure.text().contains("is this node itself"), "{failure}");
     }
-    refuse_self(&machine.host, "10.77.0.1", &machine).unwrap();
+    refuse_self(&machine.host, "10.77.0.1", false, &machine).unwrap();
+    // No password is asked for a name that stands for nothing; SSH may know better.
+    let failure = refuse_self(&machine.host, "no-such-host.invalid", false, &machine).unwrap_err();
+    assert!(failure.text().contains("does not resolve"), "{failure}");
+    refuse_self(&machine.host, "no-such-host.invalid", true, &machine).unwrap();
 }
 
 #[test]
