@@ -135,8 +135,11 @@ fn take_turn(
     name: &NodeName,
 ) -> Outcome<(NodeLock, Option<ClusterLock>)> {
     let is_turn = || {
+        // Waiting does not mend a configuration that can not be used.
         let conf = clusterconf::read(host);
-        conf.is_ok_and(|conf| member::on_probation(&conf, name.as_str()).is_empty())
+        conf.map_or(true, |conf| {
+            member::on_probation(&conf, name.as_str()).is_empty()
+        })
     };
     let lock = || {
         let node_lock = change::begin(host)?;

@@ -52,8 +52,12 @@ pub fn run(host: &Host, args: Status) -> Outcome {
     view.outcome
 }
 
-/// Shows the state again whenever it changes. Ends when nobody reads it any more.
+/// Shows the state again whenever it changes. Ends when nobody reads it any more, and does not begin
+/// where there is no cluster whose state could change.
 fn watch(host: &Host, format: Format, is_terminal: bool) -> Outcome {
+    if is_alone(&host.paths) {
+        return Err(no_configuration(&host.paths.cluster_conf()));
+    }
     let mut last = None;
     loop {
         let text = match View::look(host, format, true) {
@@ -72,6 +76,13 @@ fn watch(host: &Host, format: Format, is_terminal: bool) -> Outcome {
         }
         wait::until(INTERVAL, || None::<()>);
     }
+}
+
+/// Whether the cluster file system answers, and says that there is no cluster.
+fn is_alone(paths: &Paths) -> bool {
+    let conf = paths.cluster_conf();
+    let read = || wait::within(PATIENCE, move || files::read(&conf));
+    is_mounted(paths) && matches!(read(), Some(Ok(None)))
 }
 
 /// A state without the time at which it was looked at.
