@@ -10,6 +10,8 @@ use crate::host::{Host, services};
 use crate::tell::announce;
 use crate::transaction::{self, BrokenOff, Control, recover_with};
 
+const NOTHING: &str = "no change was broken off, there is nothing to put back\n";
+
 /// Puts back, or keeps.
 ///
 /// # Errors
@@ -18,7 +20,11 @@ pub fn run(host: &Host, args: Undo) -> Outcome {
     need_root()?;
     if args.dry_run {
         change::foresee(host);
-        return show_plan(&plan(host, args.forget)?);
+        let plan = plan(host, args.forget)?;
+        if plan.is_empty() {
+            return show(NOTHING);
+        }
+        return show_plan(&plan);
     }
     undo(host, args, ThisMachine::watched, &services::put_back)
 }
@@ -59,7 +65,7 @@ pub(super) fn undo<W>(
         broken => broken?,
     };
     let Some(broken) = broken else {
-        return show("no change was broken off, there is nothing to put back\n");
+        return show(NOTHING);
     };
     let (command, when) = (&broken.command, &broken.when);
     if !args.yes {
