@@ -88,7 +88,12 @@ pub(crate) fn write_to(conf: &Path, text: &[u8]) -> Outcome {
     written.map_err(|error| {
         // What could not be made need not be there to be removed.
         drop(fs::remove_file(&new));
-        files::failed("write", conf, &error)
+        let failure = files::failed("write", conf, &error);
+        if error.kind() == std::io::ErrorKind::InvalidInput {
+            // All that the file system can answer; the words are in its log.
+            return failure.within("the cluster file system refuses the new configuration; 'journalctl -u pve-cluster' says why");
+        }
+        failure
     })
 }
 
