@@ -167,7 +167,7 @@ pub fn check(new: &[u8], old: Option<&[u8]>, own_node_name: &str) -> Result<(), 
     check_nodes(root)?;
     let before = old.and_then(|old| Document::parse(old).ok());
     // What is wrong already is mended address by address, by whoever can.
-    if !before.is_some_and(|before| check_addresses(before.root()).is_err()) {
+    if before.is_none_or(|before| check_addresses(before.root()).is_ok()) {
         check_addresses(root)?;
     }
     let lists = |root: &Section| nodes(root).iter().any(|node| is_own(node, own_node_name));
