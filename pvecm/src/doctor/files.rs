@@ -239,7 +239,7 @@ fn content(facts: &Facts, conf: &ClusterConf) -> Vec<Finding> {
     match conf.node(&facts.node) {
         None => {
             let what = format!("there is no node '{}' in it", facts.node);
-            let remedy = "if this node was renamed, give it its old name again; if it was removed, separate it";
+            let remedy = "if this node was renamed, give it its old name again; if it was removed, 'pvecm leave' here separates it";
             findings.push(Finding::fail(CHECK, subject, what, remedy));
         }
         Some(own) => {
@@ -428,7 +428,11 @@ pub(super) fn directories(facts: &Facts) -> Vec<Finding> {
     for (name, guests) in ghosts {
         let subject = format!("/etc/pve/nodes/{name}");
         let what = format!("there is no node '{name}' in the cluster");
-        findings.push(if guests.is_empty() {
+        findings.push(if *name == facts.node {
+            // A node that was removed, or is about to get its old name again, keeps what it has.
+            let remedy = "keep it: it is this node's own; see the finding about its configuration";
+            Finding::fail(CHECK, &subject, what, remedy)
+        } else if guests.is_empty() {
             let remedy = format!("'rm -r {subject}', if nothing in it is needed any more");
             Finding::warn(CHECK, &subject, what, remedy)
         } else {

@@ -14,6 +14,7 @@ use crate::host::pve::{self, State as Mount};
 use crate::host::{Host, Paths, calendar, files, wait};
 use crate::state::{self, Info, Member, NameForm, State, words};
 use crate::tell::tell;
+use crate::value::NodeName;
 
 /// A mount that does not answer for so long hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -97,6 +98,17 @@ fn timeless(text: &str) -> String {
         .join("\n")
 }
 
+/// A node that was taken out while it ran has a ring of its own, and could be brought to act in it.
+fn removed(conf: &ClusterConf, own: &NodeName) -> Option<String> {
+    let listed = conf.nodes().iter().any(|node| node.name == own.as_str());
+    (!listed).then(|| {
+        format!(
+            "node '{own}' is not in the cluster's configuration: if it was removed, 'pvecm leave' \
+             separates it; it must not act on its own before"
+        )
+    })
+}
+
 /// What is shown.
 struct View {
     text: String,
@@ -125,6 +137,7 @@ impl View {
                 let date = state::date(calendar());
                 view.text += &state::blocks(state, &date, NameForm::Address);
                 view.complaints = state::complaints(state);
+                view.complaints.extend(removed(&found.conf, &host.name));
                 if has_words {
                     view.words = words::words(state, &nodes).block();
                 }
@@ -320,7 +333,18 @@ fn device(info: &Info) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use super::timeless;
+    use super::{removed, timeless};
+    use crate::conf::ClusterConf;
+
+    #[test]
+    fn a_node_that_was_removed_is_told_so() {
+        let text = "totem {\n config_version: 3\n}\nnodelist {\n node {\n  name: n1\n  nodeid: 1\n  \
+                    ring0_addr: 10.77.0.1\n }\n}\n";
+        let conf = ClusterConf::parse(text.as_bytes()).unwrap();
+        assert_eq!(removed(&conf, &"n1".parse().unwrap()), None);
+        let text = removed(&conf, &"n2".parse().unwrap()).unwrap();
+        assert!(text.contains("'pvecm leave'"), "{text}");
+    }
 
     #[test]
     fn time_alone_is_no_change() {

@@ -73,6 +73,12 @@ fn content_of_the_configuration_is_judged() {
         "there is no node 'n1' in it",
         both("name: n1", "name: other"),
     );
+    let removed = after(both("name: n1", "name: other")).join("\n");
+    assert!(
+        removed.contains("'pvecm leave' here separates it"),
+        "{removed}"
+    );
+    assert!(!removed.contains("rm -r /etc/pve/nodes/n1"), "{removed}");
     some(
         "address 10.78.0.9 on link 1 is on none of its interfaces",
         both("ring1_addr: 10.78.0.1", "ring1_addr: 10.78.0.9"),
