@@ -44,6 +44,8 @@ pub enum Transport {
     Knet,
     /// Plain UDP, one packet for each receiver.
     Udpu,
+    /// Plain UDP, one packet for all of a multicast group.
+    Udp,
 }
 
 impl Transport {
@@ -51,6 +53,7 @@ impl Transport {
         match self {
             Self::Knet => "knet",
             Self::Udpu => "udpu",
+            Self::Udp => "udp",
         }
     }
 }
@@ -70,7 +73,7 @@ pub struct Settings {
     pub encrypted: bool,
     /// How packets travel.
     pub transport: Transport,
-    /// Links that are used; udpu has one.
+    /// Links that are used; plain UDP has one.
     pub links: usize,
     /// Bytes of the key.
     pub key: Vec<u8>,

@@ -1,8 +1,8 @@
 //! The networks between hosts, and their faults.
 //!
 //! Each link is a bridge; each host has a cable (a veth pair) to each. Losses happen where packets
-//! enter the bridge: silently, as in a switch, and for both ends without an error. The set of all
-//! losses is one table of packet rules, always replaced as a whole.
+//! enter the bridge, or leave it if they are for a group: silently, as in a switch, and for both ends
+//! without an error. The set of all losses is one table of packet rules, always replaced as a whole.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -206,20 +206,24 @@ fn port(id: usize, link: usize) -> String {
 }
 
 fn rules(losses: &BTreeMap<(usize, usize, usize), u8>, ports: &[String]) -> String {
-    let mut chains: BTreeMap<String, String> = BTreeMap::new();
+    let mut chains: BTreeMap<(String, &str), String> = BTreeMap::new();
     for ((from, to, link), percent) in losses {
-        let chain = chains.entry(port(*from, *link)).or_default();
         let chance = match percent {
             100 => String::new(),
             _ => format!("numgen random mod 100 < {percent} "),
         };
-        *chain += &format!("  ip daddr {} {chance}drop\n", address(*to, *link));
+        let (source, target) = (address(*from, *link), address(*to, *link));
+        let entering = chains.entry((port(*from, *link), "ingress")).or_default();
+        *entering += &format!("  ip daddr {target} {chance}drop\n");
+        let leaving = chains.entry((port(*to, *link), "egress")).or_default();
+        *leaving += &format!("  ip saddr {source} ip daddr 224.0.0.0/4 {chance}drop\n");
     }
     let mut text = "table netdev loss\ndelete table netdev loss\ntable netdev loss {\n".to_owned();
-    for (port, chain) in chains.into_iter().filter(|(port, _)| ports.contains(port)) {
-        let hook = format!("type filter hook ingress device \"{port}\" priority 0;");
+    let there = |(port, _): &(String, &str)| ports.contains(port);
+    for ((port, way), chain) in chains.into_iter().filter(|(key, _)| there(key)) {
+        let hook = format!("type filter hook {way} device \"{port}\" priority 0;");
         text += &format!(
-            " chain {} {{\n  {hook}\n{chain} }}\n",
+            " chain {}_{way} {{\n  {hook}\n{chain} }}\n",
             port.replace('-', "_")
         );
     }
@@ -250,5 +254,11 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("n2-1"), "{text}");
+        let text = rules(&losses, &["n2-0".to_owned()]);
+        assert!(text.contains("hook egress device \"n2-0\""), "{text}");
+        assert!(
+            text.contains("ip saddr 10.77.0.1 ip daddr 224.0.0.0/4 drop"),
+            "{text}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use tests::corosync::Settings;
 use tests::mixed::protocol::Event;
 use tests::mixed::{Kind, Ring};
 
-use crate::support::{C, L, can_run, clear, encrypted, start, udpu};
+use crate::support::{C, L, can_run, clear, encrypted, multicast, start, udpu};
 
 /// From one byte to the longest that the client library takes.
 const SIZES: [usize; 8] = [1, 2, 100, 1_409, 20_000, 65_536, 300_000, 1 << 20];
@@ -115,4 +115,14 @@ fn udpu_two_lite_and_one_corosync() {
 #[test]
 fn udpu_all_lite() {
     everything(&[L, L, L], udpu(3));
+}
+
+#[test]
+fn multicast_one_lite_and_two_corosync() {
+    everything(&[L, C, C], multicast(3));
+}
+
+#[test]
+fn multicast_two_lite_and_one_corosync() {
+    everything(&[C, L, L], multicast(3));
 }

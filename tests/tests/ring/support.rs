@@ -48,6 +48,13 @@ pub fn udpu(count: usize) -> Settings {
     settings
 }
 
+/// Plain UDP, to a group.
+pub fn multicast(count: usize) -> Settings {
+    let mut settings = udpu(count);
+    settings.transport = Transport::Udp;
+    settings
+}
+
 /// A ring that has formed, over encrypted knet.
 pub fn ring(kinds: &[Kind]) -> Ring {
     start(kinds, encrypted(kinds.len()))
