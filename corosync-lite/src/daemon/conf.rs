@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -116,10 +116,14 @@ pub fn config(path: &Path, host: &dyn Host) -> Result<Config, ReadError> {
 
 fn contents(path: &Path) -> Result<Vec<u8>, ReadError> {
     let read = || {
-        if fs::metadata(path)?.len() > FILE_MAX {
-            return Err(io::ErrorKind::FileTooLarge.into());
+        let mut bytes = Vec::new();
+        // Devices and pipes do not tell how much they have.
+        let mut file = fs::File::open(path)?.take(FILE_MAX + 1);
+        file.read_to_end(&mut bytes)?;
+        match file.limit() {
+            0 => Err(io::ErrorKind::FileTooLarge.into()),
+            _ => Ok(bytes),
         }
-        fs::read(path)
     };
     read().map_err(|error| ReadError::File(path.to_owned(), error))
 }
@@ -166,6 +170,13 @@ mod tests {
         let keys = keys(&path, &ThisHost).unwrap();
         assert_eq!(keys.number("uidgid.config.uid.33"), Some(1));
         assert_eq!(keys.number("uidgid.config.gid.44"), Some(1));
+    }
+
+    #[test]
+    fn what_has_no_end_is_too_large() {
+        let error = texts(Path::new("/dev/zero")).unwrap_err();
+        let is_so = |error: &io::Error| error.kind() == io::ErrorKind::FileTooLarge;
+        assert!(matches!(&error, ReadError::File(_, error) if is_so(error)));
     }
 
     #[test]
