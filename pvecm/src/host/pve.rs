@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::Paths;
 use super::files;
 use crate::failure::{Failure, Outcome};
+use crate::transaction;
 
 /// Whether files can be read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +40,18 @@ pub fn state(paths: &Paths) -> State {
 pub fn need_mount(paths: &Paths) -> Outcome {
     match state(paths) {
         State::Unmounted => Err(Failure::refused(format!(
-            "pve configuration filesystem (pmxcfs) not mounted on '{}': start it with \
-             'systemctl start pve-cluster' and see 'journalctl -u pve-cluster' if that fails",
-            paths.pve("").display()
+            "pve configuration filesystem (pmxcfs) not mounted on '{}': {}",
+            paths.pve("").display(),
+            match transaction::broken_off(&transaction::directory(paths)) {
+                // That is why: it stops what it changes.
+                Ok(Some(broken)) => format!(
+                    "'{}' is at work, or was broken off {}; 'pvecm undo' puts back what it has changed",
+                    broken.command, broken.when
+                ),
+                _ => "start it with 'systemctl start pve-cluster' and see 'journalctl -u pve-cluster' if \
+                      that fails"
+                    .to_owned(),
+            }
         ))),
         State::ReadOnly | State::Writable => Ok(()),
     }
@@ -205,4 +215,23 @@ pub fn guests_of(text: &[u8]) -> Result<BTreeMap<u32, Guest>, serde_json::Error>
         ids: BTreeMap<u32, Guest>,
     }
     serde_json::from_slice(text).map(|list: List| list.ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transaction::Transaction;
+
+    #[test]
+    fn without_mount_a_command_that_was_broken_off_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::below(root.path());
+        let said = || need_mount(&paths).unwrap_err().to_string();
+        assert!(said().contains("'systemctl start pve-cluster'"));
+        let killed = Transaction::begin(&transaction::directory(&paths), "pvecm add n1").unwrap();
+        std::mem::forget(killed);
+        let said = said();
+        assert!(said.contains("'pvecm add n1'"), "{said}");
+        assert!(said.contains("'pvecm undo'"), "{said}");
+    }
 }
