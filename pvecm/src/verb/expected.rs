@@ -29,6 +29,10 @@ pub fn run(host: &Host, args: &Expected) -> Outcome {
             host.paths.at("etc/pve").display()
         )));
     }
+    // Alone it would act beside the cluster, under its name and with its keys.
+    if let Some(reason) = status::removed(&found.conf, &host.name) {
+        return Err(Failure::refused(format!("{reason}; nothing was changed")));
+    }
     let wanted = args.expected;
     let before = state::ask().map_err(|error| status::no_state(&error))?;
     let change = expected::judge(&before, &status::all_nodes(), wanted);

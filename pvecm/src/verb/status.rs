@@ -99,7 +99,7 @@ fn timeless(text: &str) -> String {
 }
 
 /// A node that was taken out while it ran has a ring of its own, and could be brought to act in it.
-fn removed(conf: &ClusterConf, own: &NodeName) -> Option<String> {
+pub(super) fn removed(conf: &ClusterConf, own: &NodeName) -> Option<String> {
     let listed = conf.nodes().iter().any(|node| node.name == own.as_str());
     (!listed).then(|| {
         format!(

@@ -162,6 +162,9 @@ fn the_last_partner_is_removed_alive_and_can_come_back() {
         drop(nodes.host(2).sh(restart).unwrap());
         nodes.await_writable(2, false).unwrap();
         votes(&nodes, 1, 1);
+        // Nor is it brought to act on its own.
+        let said = fails(&nodes, 2, "expected 1", 2);
+        assert!(said.contains("'pvecm leave'"), "{said}");
         // It is separated, and joins again under its name.
         nodes.pvecm(2, "leave --yes").unwrap();
         nodes.await_writable(2, true).unwrap();
