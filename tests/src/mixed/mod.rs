@@ -28,7 +28,7 @@ pub use view::QuorumView;
 
 use crate::corosync::{Corosync, Settings};
 use crate::daemon::built;
-use crate::lab::{Host, Lab};
+use crate::lab::{Host, LINKS, Lab, address};
 use crate::wait::eventually_ok;
 
 pub use client::run as run_client;
@@ -338,10 +338,14 @@ impl Ring {
         for daemon in self.daemons.values() {
             daemon.program().check_running()?;
         }
+        let corosyncs = self.of_kind(Kind::Corosync).into_iter();
+        let corosyncs: Vec<_> = corosyncs
+            .flat_map(|id| (0..LINKS).map(move |link| address(id, link)))
+            .collect();
         for id in self.nodes() {
             let log = std::fs::read(self.lab.dir().join(format!("n{id}/corosync.log")));
             let text = String::from_utf8_lossy(&log.unwrap_or_default()).into_owned();
-            let found = complaints(self.kind(id), &text);
+            let found = complaints(self.kind(id), &text, &corosyncs);
             ensure!(
                 found.is_empty(),
                 "n{id} ({:?}) complains:\n{}",
