@@ -93,9 +93,10 @@ impl Network {
         ip(&self.hub, &format!("link set {} {state}\n", port(id, link)))
     }
 
-    /// Waits until the host has noticed its cable.
+    /// Waits until the host has noticed its cable. That it carries again is said before the queue
+    /// of the interface is opened; packets travel when the state is up.
     pub(super) fn await_carrier(host: &Host, link: usize, plugged: bool) -> Result<()> {
-        let wanted = if plugged { "LOWER_UP" } else { "NO-CARRIER" };
+        let wanted = if plugged { " state UP " } else { "NO-CARRIER" };
         eventually_ok(CARRIER_DEADLINE, "carrier change", || {
             let state = host.sh_ok(&format!("ip -oneline link show eth{link}"))?;
             ensure!(state.contains(wanted), "{state}");
