@@ -218,11 +218,6 @@ impl Runtime {
     fn turn(&mut self, now: Instant) -> Result<(), RuntimeError> {
         let mut readable = std::mem::take(&mut self.readable);
         self.is_behind = false;
-        if readable.contains(&Ready::Server) {
-            // Before the token is taken: what clients want to send goes with it.
-            self.clients_wait = true;
-            self.serve_clients(now)?;
-        }
         for ready in readable.drain(..) {
             match ready {
                 Ready::Signals => self.take_signals(),
@@ -232,7 +227,10 @@ impl Runtime {
                     }
                 }
                 Ready::Reload => self.finish_reload(now),
-                Ready::Server => {}
+                Ready::Server => {
+                    self.clients_wait = true;
+                    self.serve_clients(now)?;
+                }
                 Ready::Socket(id, has_reports) => self.receive(id, has_reports, now)?,
             }
         }

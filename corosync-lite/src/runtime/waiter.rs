@@ -17,12 +17,13 @@ use super::sys::{self, EVENTS_MAX};
 use crate::net::Sockets;
 use crate::proto::node::SocketId;
 
-/// A descriptor that has something. Sockets come first, in the order in which they are to be read.
+/// A descriptor that has something. Clients come first: what they want to send goes with the token
+/// that is taken then. Sockets follow in the order in which they are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ready {
+    Server,
     /// A socket, and whether there are reports of what it has sent.
     Socket(SocketId, bool),
-    Server,
     Signals,
     Watch,
     Reload,
@@ -85,7 +86,7 @@ impl Waiter {
         // Those that were closed are gone from the kernel's list already.
         let is_open = |watched: &Watched| {
             let mut open = sockets.open();
-            open.any(|(id, number, _)| (id, number) == (watched.id, watched.number))
+            open.any(|(_, number, _)| number == watched.number)
         };
         self.sockets.retain(is_open);
         for (id, number, socket) in sockets.open() {
