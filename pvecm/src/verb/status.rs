@@ -100,8 +100,7 @@ fn timeless(text: &str) -> String {
 
 /// A node that was taken out while it ran has a ring of its own, and could be brought to act in it.
 pub(super) fn removed(conf: &ClusterConf, own: &NodeName) -> Option<String> {
-    let listed = conf.nodes().iter().any(|node| node.name == own.as_str());
-    (!listed).then(|| {
+    conf.node(own.as_str()).is_none().then(|| {
         format!(
             "node '{own}' is not in the cluster's configuration: if it was removed, 'pvecm leave' \
              separates it; it must not act on its own before"
