@@ -361,11 +361,11 @@ fn at_the_end_requests_are_answered_and_no_more_are_taken() {
     let head =
         format!("POST /api2/json/cluster/config/nodes/slow HTTP/1.1\r\nHost: n1\r\n{login}\r\n");
     slow.write_all(head.as_bytes()).unwrap();
-    // It takes half a second; this is in the middle of it.
-    until(Duration::from_millis(200), || None::<()>);
+    api.await_slow();
     api.ask_to_end();
-    assert_eq!(Reply::read(&mut slow).status, 200);
     assert_eq!(Reply::read(&mut idle).status, 0);
+    api.release_slow();
+    assert_eq!(Reply::read(&mut slow).status, 200);
     let address = api.address;
     api.await_end();
     assert!(std::net::TcpStream::connect(address).is_err());

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -32,6 +33,9 @@ const CONF: &str = "totem {\n  cluster_name: lab\n  config_version: 1\n  interfa
                     nodeid: 1\n    quorum_votes: 1\n    ring0_addr: 10.77.0.1\n  }\n}\n";
 const MEMBERS: &str = r#"{"nodename":"n1","version":3,"cluster":{"name":"lab","version":1,"nodes":2,"quorate":1},"nodelist":{"n1":{"id":1,"online":1,"ip":"10.77.0.1"},"n2":{"id":2,"online":0}}}"#;
 const GUESTS: &str = r#"{"version":1,"ids":{"100":{"node":"n1","type":"qemu","version":1}}}"#;
+
+/// What is awaited comes long before.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub fn limits() -> Limits {
     Limits {
@@ -65,7 +69,12 @@ impl Passwords for OnePassword {
     }
 }
 
-struct Recorded(Host);
+struct Recorded {
+    host: Host,
+    /// That node `slow` is being admitted is told, and the answer held until it is asked for.
+    begun: Mutex<Sender<()>>,
+    go_on: Mutex<Receiver<()>>,
+}
 
 impl Actions for Recorded {
     fn admit(&self, joiner: &Addnode) -> Outcome<Admitted> {
@@ -73,8 +82,9 @@ impl Actions for Recorded {
             "refused" => return Err(Failure::refused("can't add existing node 'refused'")),
             "panics" => panic!("on purpose"),
             "slow" => {
-                let never = || None::<()>;
-                pvecm::host::wait::until(Duration::from_millis(500), never);
+                self.begun.lock().unwrap().send(()).unwrap();
+                let go_on = self.go_on.lock().unwrap();
+                go_on.recv_timeout(PATIENCE).unwrap();
             }
             _ => {}
         }
@@ -95,7 +105,7 @@ impl Actions for Recorded {
     }
 
     fn start(&self, work: Work) -> Outcome<Upid> {
-        task::start(&self.0, Path::new("/bin/echo"), work)
+        task::start(&self.host, Path::new("/bin/echo"), work)
     }
 }
 
@@ -105,6 +115,8 @@ pub struct Api {
     pub address: SocketAddr,
     _directory: tempfile::TempDir,
     end: Mutex<Option<oneshot::Sender<()>>>,
+    slow_begun: Mutex<Receiver<()>>,
+    slow_goes_on: Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -129,10 +141,16 @@ impl Api {
             name: "n1".parse().unwrap(),
         };
         set_up(&host);
-        let actions = Box::new(Recorded(host.clone()));
+        let (begun, slow_begun) = channel();
+        let (slow_goes_on, go_on) = channel();
+        let actions = Box::new(Recorded {
+            host: host.clone(),
+            begun: Mutex::new(begun),
+            go_on: Mutex::new(go_on),
+        });
         let server = Server::new(&host, limits, Box::new(OnePassword), actions).unwrap();
         let (end, ended) = oneshot::channel::<()>();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -152,8 +170,21 @@ impl Api {
             address: told.recv().unwrap(),
             _directory: directory,
             end: Mutex::new(Some(end)),
+            slow_begun: Mutex::new(slow_begun),
+            slow_goes_on,
             thread: Some(thread),
         }
+    }
+
+    /// Waits until node `slow` is being admitted.
+    pub fn await_slow(&self) {
+        let begun = self.slow_begun.lock().unwrap();
+        begun.recv_timeout(PATIENCE).unwrap();
+    }
+
+    /// Lets it be admitted.
+    pub fn release_slow(&self) {
+        self.slow_goes_on.send(()).unwrap();
     }
 
     /// Asks it to end.
@@ -191,9 +222,7 @@ impl Api {
         });
         let stream = stream.into_std().unwrap();
         stream.set_nonblocking(false).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }
 
