@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::{FileExt, MetadataExt},
     sync::{
         Barrier,
@@ -134,6 +134,13 @@ print('seen',flush=True)";
     mounted.backend.remote_write("f", b"new");
     assert_eq!(lines.next().unwrap().unwrap(), "seen");
     assert!(child.wait().unwrap().success());
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let kernel: Vec<u32> = kernel.split('.').map_while(|n| n.parse().ok()).collect();
+    if kernel >= vec![6, 6] {
+        // Opened amid the changes, too.
+        let shown = mounted.sh(&format!("python3 -c \"{script}\" < /dev/null"));
+        assert_eq!(shown, "new\nseen\n");
+    }
 }
 
 #[test]
@@ -368,4 +375,35 @@ fn an_unmount_by_somebody_else_is_noticed() {
         drop(held);
         eventually("end", || mounted.session.as_ref().unwrap().has_ended());
     }
+}
+
+/// Readers of a file that another node changes all the time get one version of it with each read.
+#[test]
+fn a_read_amid_changes_of_others_gives_one_version() {
+    const READS: usize = 20_000;
+    let mounted = Mounted::new();
+    let version = |number: usize| format!("{number:06}\n").repeat(5_000 + number % 7 * 900);
+    mounted.backend.remote_write("f", version(0).as_bytes());
+    let path = mounted.path("f");
+    let end = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in (1..).take_while(|_| !end.load(Ordering::Relaxed)) {
+                mounted
+                    .backend
+                    .remote_write("f", version(number).as_bytes());
+                thread::yield_now();
+            }
+        });
+        let mut mixed = 0;
+        let mut buffer = vec![0; 1 << 17];
+        for _ in 0..READS {
+            let len = File::open(&path).unwrap().read(&mut buffer).unwrap();
+            let text = std::str::from_utf8(&buffer[..len]).unwrap();
+            let number = text.get(..6).map_or(0, |text| text.parse().unwrap());
+            mixed += usize::from(text != version(number));
+        }
+        end.store(true, Ordering::Relaxed);
+        assert_eq!(mixed, 0, "of {READS}");
+    });
 }

@@ -43,8 +43,9 @@ impl OpenRequest {
 pub struct Opened {
     /// Handle for everything that follows.
     pub handle: u64,
-    /// Whether the content must not be cached: it was computed for this handle.
-    pub computed: bool,
+    /// Whether the content must not be cached: it was computed for this handle, or other nodes
+    /// change it at the moment.
+    pub uncached: bool,
     /// Whether it can be written, so that closing it matters.
     pub can_write: bool,
 }
@@ -76,7 +77,8 @@ impl Fs {
         }
         Ok(Opened {
             handle: handle.id,
-            computed: false,
+            // What is written here is merged with what the kernel has.
+            uncached: !request.can_write() && self.restless.contains(ino, (self.clock)()),
             can_write: request.can_write(),
         })
     }
@@ -267,7 +269,7 @@ impl Fs {
         let text = entry.text(&*self.status, &self.snapshot());
         Ok(Opened {
             handle: self.open.open_other(Handle::Virtual(entry, text)),
-            computed: true,
+            uncached: true,
             can_write: request.can_write(),
         })
     }

@@ -20,6 +20,7 @@ mod observe;
 mod open;
 mod perm;
 mod publish;
+mod restless;
 mod session;
 #[doc(hidden)]
 pub mod testing;
@@ -75,6 +76,7 @@ pub struct Fs {
     notes: Arc<Notes>,
     changing: change::Changing,
     known: known::Known,
+    restless: restless::Restless,
 }
 
 impl fmt::Debug for Fs {
@@ -110,6 +112,7 @@ impl Fs {
             notes: Arc::new(Notes::default()),
             changing: change::Changing::default(),
             known: known::Known::default(),
+            restless: restless::Restless::default(),
         }
     }
 

@@ -30,6 +30,7 @@ impl Observer for Fs {
                         None => file_gone(&open, Gone::Elsewhere),
                     }
                 }
+                self.restless.add_all((self.clock)());
                 self.notes.everything(old);
             }
         }
@@ -83,6 +84,9 @@ impl Fs {
         } else {
             Stale::Content
         };
+        if stale == Stale::Content {
+            self.restless.add(ino_of(entry.inode), (self.clock)());
+        }
         self.note_inode(tree, entry.inode, stale);
     }
 

@@ -670,3 +670,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_others_change_at_the_moment_is_read_without_cache() {
+    let (backend, fs) = setup();
+    put(&fs, &backend, "own", b"x");
+    assert!(!open(&fs, "own", libc::O_RDONLY).uncached);
+    backend.remote_write("f", b"x");
+    assert!(open(&fs, "f", libc::O_RDONLY).uncached);
+    assert!(!open(&fs, "f", libc::O_RDWR).uncached, "merged with writes");
+    backend.replace(|_| {});
+    assert!(open(&fs, "own", libc::O_RDONLY).uncached);
+}

@@ -34,13 +34,15 @@ const EPOCH_VERSION: (u32, u32) = (7, 44);
 const OLDEST_VERSION: (u32, u32) = (7, 23);
 
 /// Capabilities that are used where the kernel has them.
-const CAPABILITIES: u32 = protocol::ASYNC_READ
+const CAPABILITIES: u64 = protocol::ASYNC_READ
     | protocol::ATOMIC_O_TRUNC
     | protocol::EXPORT_SUPPORT
     | protocol::BIG_WRITES
     | protocol::PARALLEL_DIROPS
     | protocol::MAX_PAGES
-    | protocol::CACHE_SYMLINKS;
+    | protocol::CACHE_SYMLINKS
+    | protocol::INIT_EXT
+    | protocol::DIRECT_IO_ALLOW_MMAP;
 
 /// Pages of 4 KiB in the largest request: a whole file.
 const PAGES_MAX: u16 = 256;
@@ -394,11 +396,10 @@ fn reply_entry(reply: Reply, attr: &Attr, name: u64) {
 }
 
 fn open_flags(opened: Opened) -> u32 {
-    let cache = if opened.computed {
-        protocol::FOPEN_DIRECT_IO
-    } else {
-        protocol::FOPEN_KEEP_CACHE
-    };
+    let mut cache = protocol::FOPEN_KEEP_CACHE;
+    if opened.uncached {
+        cache |= protocol::FOPEN_DIRECT_IO;
+    }
     if opened.can_write {
         cache
     } else {

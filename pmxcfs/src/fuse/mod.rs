@@ -14,7 +14,8 @@
 //! * attributes for an hour, but only from GETATTR: the kernel drops an answer to that which an
 //!   invalidation has overtaken. It does not for other replies, which carry attributes that
 //!   expire at once;
-//! * file content until it is invalidated: pages are locked while they are read.
+//! * file content until it is invalidated: pages are locked while they are read. A file that other
+//!   nodes change at the moment is read without the cache, whose pages could be of two versions.
 //!
 //! Threads: one thread at a time reads requests and does them, and hands what waits for the
 //! cluster on without waiting itself; others stand by, in case that it is held up. The few calls

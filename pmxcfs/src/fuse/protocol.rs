@@ -6,14 +6,18 @@
 /// Version that is spoken; the kernel's may be newer.
 pub(super) const VERSION: (u32, u32) = (7, 40);
 
-/// Capabilities, by their bits in the first message.
-pub(super) const ASYNC_READ: u32 = 1;
-pub(super) const ATOMIC_O_TRUNC: u32 = 1 << 3;
-pub(super) const EXPORT_SUPPORT: u32 = 1 << 4;
-pub(super) const BIG_WRITES: u32 = 1 << 5;
-pub(super) const PARALLEL_DIROPS: u32 = 1 << 18;
-pub(super) const MAX_PAGES: u32 = 1 << 22;
-pub(super) const CACHE_SYMLINKS: u32 = 1 << 23;
+/// Capabilities, by their bits in the first message, which has them in two halves.
+pub(super) const ASYNC_READ: u64 = 1;
+pub(super) const ATOMIC_O_TRUNC: u64 = 1 << 3;
+pub(super) const EXPORT_SUPPORT: u64 = 1 << 4;
+pub(super) const BIG_WRITES: u64 = 1 << 5;
+pub(super) const PARALLEL_DIROPS: u64 = 1 << 18;
+pub(super) const MAX_PAGES: u64 = 1 << 22;
+pub(super) const CACHE_SYMLINKS: u64 = 1 << 23;
+/// There is a second half.
+pub(super) const INIT_EXT: u64 = 1 << 30;
+/// Shared mappings of files that are not cached.
+pub(super) const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
 
 /// How an opened file is used.
 pub(super) const FOPEN_DIRECT_IO: u32 = 1;
@@ -174,14 +178,14 @@ impl Iterator for Forgotten<'_> {
 pub(super) struct InitIn {
     pub(super) version: (u32, u32),
     pub(super) max_readahead: u32,
-    pub(super) capabilities: u32,
+    pub(super) capabilities: u64,
 }
 
 /// What is agreed on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InitOut {
     pub(super) max_readahead: u32,
-    pub(super) capabilities: u32,
+    pub(super) capabilities: u64,
     pub(super) max_write: u32,
     pub(super) max_pages: u16,
 }
@@ -353,10 +357,15 @@ fn write<'a>(fields: &mut Fields<'a>) -> Option<WriteIn<'a>> {
 }
 
 fn init(fields: &mut Fields<'_>) -> Option<InitIn> {
+    let (version, max_readahead) = ((fields.u32()?, fields.u32()?), fields.u32()?);
+    let mut capabilities = u64::from(fields.u32()?);
+    if capabilities & INIT_EXT != 0 {
+        capabilities |= u64::from(fields.u32()?) << 32;
+    }
     Some(InitIn {
-        version: (fields.u32()?, fields.u32()?),
-        max_readahead: fields.u32()?,
-        capabilities: fields.u32()?,
+        version,
+        max_readahead,
+        capabilities,
     })
 }
 
@@ -486,7 +495,7 @@ pub(super) fn init_out(init: &InitOut) -> [u8; 64] {
         .u32(VERSION.0)
         .u32(VERSION.1)
         .u32(init.max_readahead)
-        .u32(init.capabilities)
+        .u32(half(init.capabilities))
         // Requests in the background, and how many of them are many.
         .u16(16)
         .u16(12)
@@ -494,7 +503,14 @@ pub(super) fn init_out(init: &InitOut) -> [u8; 64] {
         // Granularity of times, nanoseconds.
         .u32(1)
         .u16(init.max_pages)
+        .u16(0)
+        .u32(half(init.capabilities >> 32))
         .bytes
+}
+
+/// The lower one.
+fn half(capabilities: u64) -> u32 {
+    u32::try_from(capabilities & u64::from(u32::MAX)).unwrap_or(u32::MAX)
 }
 
 /// An entry; number 0 says that there is none.
