@@ -81,10 +81,10 @@ impl Writers {
         self
     }
 
-    /// What the writer of this node alone was told last can be lost.
-    pub fn set_loses_last(&mut self, cut: Option<usize>) {
+    /// What the writers of these nodes, and of no others, were told last can be lost.
+    pub fn set_loses_last(&mut self, cut: &[usize]) {
         for (id, writer) in &mut self.writers {
-            writer.set_loses_last(Some(*id) == cut);
+            writer.set_loses_last(cut.contains(id));
         }
     }
 

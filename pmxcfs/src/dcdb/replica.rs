@@ -83,6 +83,8 @@ pub struct Replica {
     tree: Tree,
     locks: LockTable,
     quorate: bool,
+    /// Whether this process is the only member of its group.
+    is_alone: bool,
     lowest: bool,
     round: Option<Round>,
     effects: VecDeque<Effect>,
@@ -97,6 +99,7 @@ impl Replica {
             tree,
             locks,
             quorate: false,
+            is_alone: false,
             lowest: false,
             round: None,
             effects: VecDeque::new(),
@@ -362,8 +365,9 @@ impl App for Replica {
     const PROTOCOL: u32 = 1;
     const VERIFIES: bool = true;
 
-    fn membership(&mut self, _members: &[MemberId], lowest: bool) {
+    fn membership(&mut self, members: &[MemberId], lowest: bool) {
         self.round = None;
+        self.is_alone = members.len() == 1;
         self.lowest = lowest;
     }
 
@@ -454,9 +458,12 @@ impl App for Replica {
         (subtype, time, payload): (u16, u32, Bytes),
     ) -> Delivery {
         if !self.quorate {
+            // Another member may have taken it for a message with quorum, which shows in a round.
+            // Where there is none, to leave would only keep this node's tree out of the round with
+            // those that it meets next, whose trees can be old ones.
             return Delivery {
                 result: -libc::EACCES,
-                ok: false,
+                ok: self.is_alone,
             };
         }
         let message = match FuseMessage::decode(subtype, payload) {

@@ -344,6 +344,27 @@ fn without_quorum_a_message_makes_its_receivers_leave() {
     assert_eq!(group.modes(), [Mode::Leave; 2]);
 }
 
+/// What it has may be all that is left of a majority that has just fallen apart, and those that it
+/// meets may have been away for long.
+#[test]
+fn without_quorum_a_lone_member_refuses_and_stays_for_the_next_round() {
+    let mut group = Group::new(vec![tree_with(&["new", "newer"])]);
+    group.join_all();
+    group.nodes[0].app_mut().set_quorate(false);
+    group.submit(0, create("refused"));
+    assert_eq!(group.modes(), [Mode::Synced]);
+    group.nodes[0].app_mut().set_quorate(true);
+    group
+        .nodes
+        .extend(Group::new(vec![Tree::new(), Tree::new()]).nodes.pop());
+    group.join_all();
+    assert_eq!(group.modes(), [Mode::Synced; 2]);
+    for node in &group.nodes {
+        assert!(node.app().tree().find(b"newer").is_some());
+        assert!(node.app().tree().find(b"refused").is_none());
+    }
+}
+
 #[test]
 fn messages_of_a_round_are_applied_in_order_of_their_counts() {
     let mut group = Group::new(vec![Tree::new(), Tree::new()]);

@@ -148,7 +148,7 @@ fn killed_daemons_lose_nothing_that_was_acknowledged() {
         load.check(&cluster);
     }
     for id in NODES {
-        load.during_loss_of(id, |progress| {
+        load.during_loss_of(&[id], |progress| {
             drop(cluster.corosync[id - 1].take());
             cluster.await_writable(id, false).unwrap();
             progress.await_more(20).unwrap();
@@ -167,7 +167,7 @@ fn cut_links_lose_nothing_that_was_acknowledged() {
     };
     let mut load = Load::new(&cluster, &NODES);
     for id in NODES {
-        load.during_loss_of(id, |progress| {
+        load.during_loss_of(&[id], |progress| {
             cluster.lab.isolate(id).unwrap();
             cluster.await_writable(id, false).unwrap();
             progress.await_more(20).unwrap();
@@ -176,7 +176,8 @@ fn cut_links_lose_nothing_that_was_acknowledged() {
         });
         load.check(&cluster);
     }
-    load.during_loss_of(2, |_| {
+    // So many lost packets can cut off the first, too, where time is short for sending them again.
+    load.during_loss_of(&[1, 2], |_| {
         for id in NODES {
             cluster.lab.flap(id, 0, 5).unwrap();
             cluster.lab.flap(id, 1, 5).unwrap();

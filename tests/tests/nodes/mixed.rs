@@ -141,7 +141,7 @@ fn cut_links_between_two_implementations_lose_nothing_that_was_acknowledged() {
         let mut load = mixed.load();
         let cluster = &mut mixed.cluster;
         for id in NODES {
-            load.during_loss_of(id, |progress| {
+            load.during_loss_of(&[id], |progress| {
                 cluster.lab.isolate(id).unwrap();
                 cluster.await_writable(id, false).unwrap();
                 progress.await_more(20).unwrap();
@@ -177,7 +177,7 @@ fn killed_daemons_of_two_implementations_lose_nothing_that_was_acknowledged() {
             load.check(&mixed.cluster);
         }
         for id in NODES {
-            load.during_loss_of(id, |progress| {
+            load.during_loss_of(&[id], |progress| {
                 drop(mixed.cluster.corosync[id - 1].take());
                 mixed.cluster.await_writable(id, false).unwrap();
                 progress.await_more(20).unwrap();

@@ -82,12 +82,12 @@ impl Load {
         Self(Writers::new(roots).unwrap().with_peers(peers))
     }
 
-    /// The same while a node loses contact to the others: what its writer was told last before
+    /// The same while nodes lose contact to the others: what their writers were told last before
     /// that can be lost.
-    pub(crate) fn during_loss_of(&mut self, cut: usize, disturb: impl FnOnce(&Progress)) {
-        self.0.set_loses_last(Some(cut));
+    pub(crate) fn during_loss_of(&mut self, cut: &[usize], disturb: impl FnOnce(&Progress)) {
+        self.0.set_loses_last(cut);
         self.during(disturb);
-        self.0.set_loses_last(None);
+        self.0.set_loses_last(&[]);
     }
 
     /// Lets the writers work while `disturb` does its part, and for another moment.
