@@ -24,6 +24,8 @@ pub struct Place {
 
 impl ConfigError {
     pub(super) fn new(at: Option<&Place>, problem: Problem) -> Self {
+        // What was not read from a file is at no place of it.
+        let at = at.filter(|at| at.line > 0);
         Self {
             at: at.cloned(),
             problem,

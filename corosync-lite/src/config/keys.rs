@@ -88,7 +88,7 @@ impl Keys {
             result = result.and_then(|()| match section.name() {
                 "uidgid" => reader.uidgid(section),
                 _ => Err(ConfigError::new(
-                    Some(&section.close_place()),
+                    Some(&section.open_place()),
                     Problem::BadChoice("uidgid: Can't add subsection different than uidgid"),
                 )),
             });

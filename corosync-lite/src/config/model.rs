@@ -277,6 +277,13 @@ impl Config {
     pub fn local_node(&self) -> Option<&Node> {
         self.local.and_then(|index| self.nodes.get(index))
     }
+
+    /// The key of something that Corosync has, and this daemon has not.
+    pub fn unsupported(&self) -> Option<&'static str> {
+        let compressed =
+            self.totem.transport == Transport::Knet && self.totem.compression.is_some();
+        compressed.then_some("totem.knet_compression_model")
+    }
 }
 
 #[cfg(test)]

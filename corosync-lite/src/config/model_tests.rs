@@ -269,9 +269,13 @@ fn a_directory_of_permissions_allows_nothing_else() {
         .unwrap();
     assert!(keys.entry("uidgid.config.uid.1000").is_some());
     let error = keys
-        .read_uidgid(&document("totem {\n}\n"), &TestHost)
-        .unwrap_err();
-    assert!(error.to_string().contains("different than uidgid"));
+        .read_uidgid(&document("# more\ntotem {\n}\n"), &TestHost)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with("line 2, column 1: ") && error.contains("different than uidgid"),
+        "{error}"
+    );
     assert!(keys.entry("uidgid.config.uid.1000").is_some());
 }
 

@@ -54,6 +54,11 @@ pub enum Refusal {
     /// The file, or what follows from it, is not valid.
     #[error("{0}; the running configuration stays in force: correct the file and reload again")]
     Invalid(ConfigError),
+    /// A daemon could not be started with it.
+    #[error(
+        "{0} is not supported: remove it, on all nodes; the running configuration stays in force"
+    )]
+    Unsupported(&'static str),
     /// This node could not go on with it.
     #[error("{0}; the running configuration stays in force")]
     CutOff(CutOff),
@@ -130,6 +135,9 @@ impl Reload {
             CutOff::Invalid(error) => Refusal::Invalid(error),
             other => Refusal::CutOff(other),
         })?;
+        if let Some(key) = plan.config.unsupported() {
+            return Err(Refusal::Unsupported(key));
+        }
         let notes = notes(running, &plan);
         Ok(Self { plan, notes })
     }

@@ -77,6 +77,15 @@ fn broken_files_and_cut_off_nodes_are_refused() {
 }
 
 #[test]
+fn what_no_daemon_starts_with_is_refused() {
+    let text = BASE.replace("secauth: on", "secauth: on\n knet_compression_model: zlib");
+    let key = "totem.knet_compression_model";
+    assert_eq!(reload(&text), Err(Refusal::Unsupported(key)));
+    let written = Reload::of_key(&running(), key, Some(Value::Text("zlib".to_owned())));
+    assert_eq!(written, Err(Refusal::Unsupported(key)));
+}
+
+#[test]
 fn other_files_grant_access() {
     let more: &[u8] = b"uidgid {\n uid: 7\n}\n";
     let reload = Reload::of_file(&running(), BASE.as_bytes(), [more], &TestHost).unwrap();
@@ -98,7 +107,9 @@ fn a_single_key_needs_nothing_of_the_machine() {
     let back = Reload::of_key(&token.plan.config, "totem.token", None).unwrap();
     assert_eq!(back.plan.config, running);
     let low = Reload::of_key(&running, "totem.token", Some(Value::U32(20)));
-    assert!(matches!(low, Err(Refusal::Invalid(_))));
+    // No line of a file is to blame.
+    let low = low.unwrap_err().to_string();
+    assert!(low.starts_with("The token timeout"), "{low}");
     let votes = Reload::of_key(&running, "quorum.expected_votes", Some(Value::U32(5))).unwrap();
     assert_eq!(votes.plan.changes, [Change::Quorum]);
 }

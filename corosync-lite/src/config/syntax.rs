@@ -200,6 +200,10 @@ impl Section {
         self.open.number
     }
 
+    pub(super) fn open_place(&self) -> Place {
+        self.open.place(self.open.indent())
+    }
+
     pub(super) fn close_place(&self) -> Place {
         self.close.place(self.close.indent())
     }

@@ -183,7 +183,10 @@ impl Socket {
                     let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
                     let to = rest.first().map(|datagram| datagram.to);
                     let before = failures.len();
-                    let own = self.take_reports(failures).filter(|own| Some(own.to) == to);
+                    // The port is not always told.
+                    let ip = to.map(|to| to.ip());
+                    let own = self.take_reports(failures);
+                    let own = own.filter(|own| Some(own.to.ip()) == ip);
                     let refused = runs(rest, lonely).next().map_or(1, <[_]>::len);
                     if refused > 1 {
                         alone = done + refused;

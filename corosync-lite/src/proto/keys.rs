@@ -256,8 +256,8 @@ fn put_ping_timers(map: &mut Map, config: &Config) {
     for key in gone {
         map.remove(&key);
     }
-    let has_pings = config.totem.transport == Transport::Knet;
-    for (number, link) in config.links.iter().filter(|_| has_pings) {
+    // Also of transports that send none.
+    for (number, link) in &config.links {
         let key = format!("{PREFIX}{number}.knet_ping");
         map.set(&format!("{key}_interval"), Raw::u32(link.ping_interval));
         map.set(&format!("{key}_timeout"), Raw::u32(link.ping_timeout));

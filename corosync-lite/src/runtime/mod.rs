@@ -394,7 +394,7 @@ impl Runtime {
                 ),
                 Change::Failed(id, address, error) => tracing::warn!(
                     target: "TOTEM",
-                    "{} can not use {address}: {error}; trying again when addresses change",
+                    "{} can not use {address}: {error}; trying again from time to time",
                     words::socket(id)
                 ),
             }

@@ -5,6 +5,7 @@ use tests::mixed::protocol::Event;
 use tests::mixed::{Kind, Ring};
 
 use crate::support::{C, L, can_run, clear, encrypted, multicast, start, udpu};
+use crate::tools::print_the_same_of_links;
 
 /// From one byte to the longest that the client library takes.
 const SIZES: [usize; 8] = [1, 2, 100, 1_409, 20_000, 65_536, 300_000, 1 << 20];
@@ -20,6 +21,9 @@ fn everything(kinds: &[Kind], settings: Settings) {
     }
     let mut ring = start(kinds, settings);
     let all = ring.nodes();
+    if ring.one_of_each().len() > 1 {
+        print_the_same_of_links(&ring);
+    }
     ring.exchange(&all, &SIZES).unwrap();
     for id in ring.one_of_each() {
         lose_and_regain(&mut ring, id, NODE_DOWN, Ring::kill_daemon);

@@ -54,6 +54,27 @@ fn keys(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Compares what is said of the transport, whichever it is.
+pub fn print_the_same_of_links(ring: &Ring) {
+    let mtus = |text: &str| -> BTreeSet<String> {
+        let parts = text.split("mtu: ").skip(1);
+        parts
+            .filter_map(|part| part.lines().next().map(str::to_owned))
+            .collect()
+    };
+    eventually(DEADLINE, "the same MTU", || {
+        let [corosync, lite] = on_both(ring, "corosync-cfgtool -n").map(|text| mtus(&text));
+        corosync == lite
+    })
+    .unwrap();
+    for command in ["corosync-cfgtool -s", "corosync-cfgtool -n"] {
+        let [corosync, lite] = on_both(ring, command).map(|text| form(&text));
+        assert_eq!(corosync, lite, "{command}");
+    }
+    let [corosync, lite] = on_both(ring, "corosync-cmapctl").map(|text| keys(&text));
+    assert_eq!(corosync, lite, "keys of the map");
+}
+
 #[test]
 fn tools_print_the_same_on_both() {
     if !can_run() {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::config::{Config, Transport};
-use crate::proto::knet;
+use crate::proto::{knet, srp};
 use crate::service::cfg::{LinkStatus, NodeStatus};
 use crate::wire::NodeId;
 
@@ -105,7 +105,7 @@ impl View for FromConfig<'_> {
         if self.transport() != Transport::Knet {
             return Some(LinkState {
                 connected: self.is_member(node),
-                mtu: self.config.totem.netmtu,
+                mtu: payload(self.config.totem.netmtu),
             });
         }
         let mut links = self.links.iter();
@@ -120,6 +120,12 @@ impl View for FromConfig<'_> {
         let configured = self.shutdown_timeout_ms;
         configured.map_or(SHUTDOWN_TIMEOUT, |ms| Duration::from_millis(ms.into()))
     }
+}
+
+/// What datagrams of the ring can hold besides headers.
+fn payload(net_mtu: u32) -> u32 {
+    let ring = srp::Config::default().with_net_mtu(usize::try_from(net_mtu).unwrap_or(usize::MAX));
+    u32::try_from(ring.frame_len_max).unwrap_or(u32::MAX)
 }
 
 /// Name of each own link, and a character for each node on it.

@@ -109,7 +109,7 @@ fn what_follows_from_a_file_is_shown_beside_it() {
     let mut map = Map::default();
     put_config(&mut map, &read(" transport: udp\n"));
     let ping = map.value("runtime.config.totem.interface.0.knet_ping_timeout");
-    assert_eq!(ping, None);
+    assert_eq!(ping, Some(&Raw::u32(1500)));
     assert!(map.value("totem.interface.0.mcastaddr").is_some());
     assert_eq!(
         map.value("totem.interface.0.mcastport"),

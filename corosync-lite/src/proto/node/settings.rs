@@ -48,8 +48,8 @@ fn ms(n: u32) -> Duration {
 
 /// Settings of the multi-link transport.
 pub(super) fn knet(config: &Config, local: NodeId) -> Result<knet::Config, NodeError> {
-    if config.totem.compression.is_some() {
-        return Err(NodeError::Unsupported("totem.knet_compression_model"));
+    if let Some(key) = config.unsupported() {
+        return Err(NodeError::Unsupported(key));
     }
     let links = config.links.iter();
     let others = config.nodes.iter().filter(|node| node.id != local.0);

@@ -182,7 +182,10 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NodeError {
     /// There is no list of nodes with this host in it, which the transport needs.
-    #[error("this node is not in the nodelist: add an entry with one of its addresses")]
+    #[error(
+        "No valid name found for local host: add this node to the nodelist, with one of its \
+         addresses"
+    )]
     NotListed,
     /// Settings of links or nodes do not fit the transport.
     #[error("{0}")]

@@ -111,6 +111,8 @@ pub struct Quorum {
     us: NodeId,
     provider: bool,
     settings: Settings,
+    /// The configuration was read again since the start.
+    read_again: bool,
     votes: Votes,
     ring: RingId,
     /// Differences to the last completed synchronisation.
@@ -160,6 +162,7 @@ impl Quorum {
             us,
             provider,
             settings,
+            read_again: false,
             votes: Votes::new(us, tracked),
             ring: RingId::default(),
             joined: Vec::new(),
@@ -197,6 +200,7 @@ impl Quorum {
         if !self.provider {
             return;
         }
+        self.read_again = true;
         let when = When::Running {
             device_registered: self.device.is_registered(&self.votes),
         };

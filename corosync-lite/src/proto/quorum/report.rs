@@ -152,7 +152,8 @@ impl Quorum {
             Some(TieBreaker::Highest) => 2,
             Some(TieBreaker::List(_)) => 3,
         };
-        shown("runtime.votequorum.atb_type", Raw::u32(kind), kind != 0);
+        let kind_shown = kind != 0 || self.read_again;
+        shown("runtime.votequorum.atb_type", Raw::u32(kind), kind_shown);
         let tracked = "runtime.votequorum.ev_tracking_barrier";
         shown(tracked, Raw::u32(votes.tracked), settings.tracking);
         let usable = !settings.device.excluded;

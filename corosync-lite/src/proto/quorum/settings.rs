@@ -19,7 +19,7 @@ const NODE_VOTES_MIN: u32 = 2;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
     /// A provider that does not exist here.
-    #[error("quorum.provider: '{0}' is not known; use corosync_votequorum, or remove the key")]
+    #[error("Invalid quorum provider '{0}': use corosync_votequorum, or remove the key")]
     Provider(String),
     /// Nothing says how many votes there are.
     #[error("configuration error: nodelist or quorum.expected_votes must be configured!")]

@@ -116,7 +116,7 @@ fn a_configuration_and_a_transport_make_a_view() {
             status.links[0].connected,
             status.links[0].mtu
         ),
-        (false, false, 1500)
+        (false, false, 1410)
     );
     assert!(view::node_status(LOCAL, &view).unwrap().reachable);
 }

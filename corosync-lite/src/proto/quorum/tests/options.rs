@@ -381,7 +381,10 @@ fn a_changed_configuration_is_taken() {
         net.peer(id).drain();
     }
     net.run(&[1, 2]);
-    assert_eq!(net.peer(1).keys["runtime.votequorum.two_node"], Raw::u8(1));
+    let keys = &net.peer(1).keys;
+    assert_eq!(keys["runtime.votequorum.two_node"], Raw::u8(1));
+    // As with Corosync, there from the first reload on.
+    assert_eq!(keys["runtime.votequorum.atb_type"], Raw::u32(0));
     net.form(&[1]);
     assert!(net.quorate(1));
 }
