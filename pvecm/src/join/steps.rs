@@ -427,6 +427,11 @@ impl Join<'_> {
         left.extend(transaction.put_back_with(&control));
         let mut withdrawn = asked.unwrap_or_else(withdraw);
         if withdrawn.is_err() && entry == Entry::Made && is_seen {
+            machine.say(&format!(
+                "'{}' has not taken this node out yet; asking again for {} seconds",
+                peer.name(),
+                GONE_PATIENCE.as_secs()
+            ));
             let again = || peer.withdraw(name).ok();
             withdrawn = until(GONE_PATIENCE, again).map_or(withdrawn, Ok);
         }
