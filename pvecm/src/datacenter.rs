@@ -71,6 +71,24 @@ impl Default for NextId {
 }
 
 impl Network {
+    /// The network of an interface's address.
+    #[must_use]
+    pub fn of(address: IpAddr, mask: IpAddr) -> Option<Self> {
+        let prefix = match (address, mask) {
+            (IpAddr::V4(_), IpAddr::V4(mask)) => mask.to_bits().leading_ones(),
+            (IpAddr::V6(_), IpAddr::V6(mask)) => mask.to_bits().leading_ones(),
+            _ => return None,
+        };
+        let prefix = u8::try_from(prefix).ok()?;
+        Some(Self { address, prefix })
+    }
+
+    /// Bits of the network's part.
+    #[must_use]
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether an address is in it.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {

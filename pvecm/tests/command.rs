@@ -42,6 +42,9 @@ fn somebody_else_than_root_is_told_so() {
         &["token"],
         &["token", "list"],
         &["nextid"],
+        &["doctor"],
+        &["undo"],
+        &["undo", "--dry-run"],
         &["quorum", "--force-local"],
     ] {
         let output = other(PVECM, args).unwrap();

@@ -35,9 +35,11 @@ use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::ifaddrs::InterfaceAddress;
 use nix::net::if_::InterfaceFlags;
 pub use paths::Paths;
 
+use crate::datacenter::Network;
 use crate::failure::{Failure, Outcome};
 use crate::value::NodeName;
 
@@ -117,6 +119,19 @@ pub fn interface_addresses(flags: InterfaceFlags) -> io::Result<Vec<IpAddr>> {
     let interfaces = interfaces.filter(|interface| interface.flags.contains(flags));
     let addresses = interfaces.filter_map(|interface| interface.address);
     Ok(addresses.filter_map(|address| ip(&address)).collect())
+}
+
+/// Networks of this node's interfaces.
+///
+/// # Errors
+/// What the kernel says.
+pub fn local_networks() -> io::Result<Vec<Network>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    let network = |interface: InterfaceAddress| {
+        let (address, mask) = (interface.address?, interface.netmask?);
+        Network::of(ip(&address)?, ip(&mask)?)
+    };
+    Ok(interfaces.filter_map(network).collect())
 }
 
 /// The address in a socket's address, if it is one of IP.

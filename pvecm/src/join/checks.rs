@@ -11,7 +11,7 @@ use super::machine::{Machine, free_space};
 use super::peer::{Facts, Known};
 use super::quorum::port;
 use super::reach::Reach;
-use super::version;
+use super::{swapped, version};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, pve, resolve};
 use crate::value::{LINK_MAX, Link};
@@ -274,6 +274,7 @@ pub fn cluster(peer: &str, facts: &Facts, plan: &Plan, machine: &dyn Machine) ->
     let is_here = plan.leaves && machine.messaging_runs();
     names(facts, plan, is_here, &mut found);
     links(facts, plan, &mut found);
+    swapped::check(facts, plan, &machine.networks(), &mut found);
     clock(peer, facts, &mut found);
     if facts.has_device {
         found.hard(

@@ -7,10 +7,11 @@ use rust_corosync::cmap;
 
 use super::reach::{self, Reach};
 use crate::conf::ClusterConf;
+use crate::datacenter::Network;
 use crate::failure::{Failure, Outcome};
 use crate::host::services::MESSAGING;
 use crate::host::stop::{Signals, interrupted};
-use crate::host::{Host, local_addresses, packets, pve, ring, services};
+use crate::host::{Host, local_addresses, local_networks, packets, pve, ring, services};
 use crate::ssh;
 use crate::tell::announce;
 use crate::transaction::Transaction;
@@ -89,6 +90,9 @@ pub trait Machine {
     /// # Errors
     /// What the kernel says.
     fn addresses(&self) -> Outcome<Vec<IpAddr>>;
+
+    /// Networks of the interfaces, as far as they are known.
+    fn networks(&self) -> Vec<Network>;
 
     /// Whether nobody uses a UDP port.
     fn is_free(&self, at: SocketAddr) -> bool;
@@ -192,6 +196,10 @@ impl Machine for ThisMachine<'_> {
         local_addresses().map_err(|error| {
             Failure::failed(format!("can not list the addresses of this node: {error}"))
         })
+    }
+
+    fn networks(&self) -> Vec<Network> {
+        local_networks().unwrap_or_default()
     }
 
     fn is_free(&self, at: SocketAddr) -> bool {

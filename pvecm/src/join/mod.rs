@@ -7,6 +7,7 @@
 //! | [`over_ssh`], `connection` | the member over SSH |
 //! | [`peer`] | the member, however it is reached |
 //! | [`checks`], [`reach`] | what would keep this node out, found before anything changes |
+//! | `swapped` | links that look as if they were mixed up |
 //! | [`version`] | versions of the programs of both sides |
 //! | [`steps`] | what is changed, in order, and how it is put back |
 //! | [`database`] | the database that this node had |
@@ -38,6 +39,7 @@ pub mod quorum;
 pub mod reach;
 pub mod secret;
 pub mod steps;
+mod swapped;
 #[cfg(test)]
 mod tests;
 pub mod version;

@@ -64,6 +64,8 @@ struct Join<'a> {
     entry: Entry,
     /// The services were started: the others may see this node.
     is_seen: bool,
+    /// It counts for the quorum of the others, or may.
+    has_votes: bool,
     /// Guests that are carried over, as they are when nobody can change them any more.
     guests: Option<Vec<Guest>>,
     /// Files of guests that were carried over.
@@ -90,6 +92,7 @@ pub fn run(
         transaction: Transaction::begin(&transaction::directory(&host.paths), &command)?,
         entry: Entry::None,
         is_seen: false,
+        has_votes: true,
         guests: plan.import.clone(),
         imported: Vec::new(),
     };
@@ -104,6 +107,7 @@ impl Join<'_> {
         self.prepare_ssh()?;
         let admitted = self.ask(peer)?;
         let mut conf = self.examine(&admitted)?;
+        self.has_votes = !member::is_on_probation(&conf, self.host.name.as_str());
         self.machine.say("Join request OK, finishing setup locally");
         self.stop()?;
         self.configure(&admitted)?;
@@ -345,23 +349,32 @@ impl Join<'_> {
         let give = move |id: u32, votes: u32| machine.give_votes(id, votes);
         let own = self.host.name.as_str();
         member::await_others(self.host, own, || self.machine.interrupted());
+        self.has_votes = true;
         if let Some(version) = member::confirm(self.host, own, votes, &give)? {
             self.machine.say(&format!(
                 "this node takes part, and votes from version {version} of the configuration on"
             ));
-            let taken = || {
-                let members = crate::host::pve::members(&self.host.paths).ok()?;
-                let cluster = members.cluster?;
-                (cluster.version >= version && cluster.quorate == 1).then_some(())
-            };
-            until(CONF_PATIENCE, taken).ok_or_else(|| {
-                Failure::failed(format!(
-                    "the cluster has not taken version {version} of its configuration within {} seconds",
-                    CONF_PATIENCE.as_secs()
-                ))
-            })?;
+            self.await_taken(version)?;
         }
         self.machine.reached(Step::Voting)
+    }
+
+    /// Waits until the running cluster has a version of its configuration.
+    fn await_taken(&self, version: u64) -> Outcome {
+        let taken = until(CONF_PATIENCE, || {
+            if self.machine.interrupted() {
+                return Some(Err(interrupted()));
+            }
+            let members = crate::host::pve::members(&self.host.paths).ok()?;
+            let cluster = members.cluster?;
+            (cluster.version >= version && cluster.quorate == 1).then_some(Ok(()))
+        });
+        taken.unwrap_or_else(|| {
+            Err(Failure::failed(format!(
+                "the cluster has not taken version {version} of its configuration within {} seconds",
+                CONF_PATIENCE.as_secs()
+            )))
+        })
     }
 
     /// Carries over the guests.
@@ -385,8 +398,9 @@ impl Join<'_> {
         Ok(())
     }
 
-    /// Puts everything back. The member is asked first: it may need this node for its quorum. It is
-    /// asked again when this node is gone: it may not want to take out one that is there.
+    /// Puts everything back. The member is asked first if it may need this node for its quorum. Else
+    /// this node does not wait for an answer that may never come. It is asked when this node is gone, or
+    /// again then: it may not want to take out one that is there.
     fn put_back(self, peer: &mut dyn Peer, failure: Failure) -> Failure {
         let Self {
             host,
@@ -395,6 +409,7 @@ impl Join<'_> {
             transaction,
             entry,
             is_seen,
+            has_votes,
             imported,
             ..
         } = self;
@@ -402,14 +417,21 @@ impl Join<'_> {
         let name = &plan.request.name;
         // As long as this node can still change the cluster.
         let mut left = guests::remove(&imported);
-        let mut withdrawn = match entry {
+        let mut withdraw = || match entry {
             Entry::None => Ok(()),
             Entry::Replaced => Err(Failure::failed("the entry was there before, and stays")),
             Entry::Made => peer.withdraw(name),
         };
+        let asked = has_votes.then(&mut withdraw);
         let control = |verb: &str, units: &[&str]| machine.put_back(verb, units);
         left.extend(transaction.put_back_with(&control));
+        let mut withdrawn = asked.unwrap_or_else(withdraw);
         if withdrawn.is_err() && entry == Entry::Made && is_seen {
+            machine.say(&format!(
+                "'{}' has not taken this node out yet; asking again for {} seconds",
+                peer.name(),
+                GONE_PATIENCE.as_secs()
+            ));
             let again = || peer.withdraw(name).ok();
             withdrawn = until(GONE_PATIENCE, again).map_or(withdrawn, Ok);
         }

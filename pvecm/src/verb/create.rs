@@ -30,17 +30,20 @@ pub(super) const DATABASE: [&str; 3] = ["config.db", "config.db-wal", "config.db
 /// When a check says no, or a step fails; this node is then as it was before.
 pub fn run(host: &Host, args: &Create) -> Outcome {
     need_root()?;
-    let text = check(host, args)?;
     if args.dry_run {
+        let text = check(host, args)?;
         change::foresee(host);
         return show_plan(&plan(host, &text));
     }
+    // As in the original all but this has a log.
+    refuse_second(host)?;
     let name = args.clustername.to_string();
     let machine = ThisMachine::watched()?;
     task::logged(host, "clustercreate", &name, || {
+        check(host, args)?;
         let _lock = change::begin(host)?;
         // Another command may have been faster.
-        check(host, args)?;
+        let text = check(host, args)?;
         let command = format!("pvecm create {name}");
         let work = |transaction: &mut Transaction| make(host, &machine, &text, transaction);
         undone_on_failure(host, &machine, &command, work)
@@ -49,14 +52,7 @@ pub fn run(host: &Host, args: &Create) -> Outcome {
 
 /// Checks everything that can be checked before something changes, and returns the configuration.
 fn check(host: &Host, args: &Create) -> Outcome<String> {
-    pve::need_mount(&host.paths)?;
-    let conf = host.paths.cluster_conf();
-    if conf.exists() {
-        return Err(Failure::refused(format!(
-            "cluster config '{}' already exists",
-            conf.display()
-        )));
-    }
+    refuse_second(host)?;
     if ring::is_running() {
         return Err(Failure::refused(
             "corosync is already running, is this node already in a cluster?! If not, end it with \
@@ -92,6 +88,19 @@ fn check(host: &Host, args: &Create) -> Outcome<String> {
         true => with_two_node(&text),
         false => Ok(text),
     }
+}
+
+/// A node is in one cluster.
+fn refuse_second(host: &Host) -> Outcome {
+    pve::need_mount(&host.paths)?;
+    let conf = host.paths.cluster_conf();
+    if conf.exists() {
+        return Err(Failure::refused(format!(
+            "cluster config '{}' already exists",
+            conf.display()
+        )));
+    }
+    Ok(())
 }
 
 fn with_two_node(text: &str) -> Outcome<String> {

@@ -29,7 +29,7 @@ pub fn run(host: &Host, args: Undo) -> Outcome {
     undo(host, args, ThisMachine::watched, &services::put_back)
 }
 
-fn plan(host: &Host, forget: bool) -> Outcome<Vec<String>> {
+pub(super) fn plan(host: &Host, forget: bool) -> Outcome<Vec<String>> {
     let directory = transaction::directory(&host.paths);
     let broken = transaction::broken_off(&directory);
     if forget {

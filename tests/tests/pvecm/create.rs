@@ -94,4 +94,9 @@ fn addresses_that_the_node_does_not_have_are_refused() {
     assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(said.contains("not found on local node!"), "{said}");
     assert!(!nodes.path(1, "corosync.conf").exists());
+    // The original's task begins before it looks at addresses.
+    let last = "tail -n 1 \"$(ls -t /var/log/pve/tasks/*/UPID:n1:*:clustercreate:lab:root@pam: | head -n 1)\"";
+    let last = nodes.host(1).sh_ok(last).unwrap();
+    let why = "TASK ERROR: link0: cannot use IP '10.77.0.2', not found on local node!\n";
+    assert_eq!(last, why);
 }

@@ -8,6 +8,7 @@ use tests::services::Messaging::{Corosync, Lite};
 use tests::services::PveLab;
 use tests::wait::eventually;
 
+use crate::joining::{make_root_key, serve, with_token};
 use crate::support::{all_vote, await_text, cluster, fails, fresh, join, link_args, step};
 
 const CONF: &str = "/etc/corosync/corosync.conf";
@@ -212,4 +213,74 @@ fn a_node_that_can_not_leave_stays_as_it_was() {
         .unwrap();
     nodes.await_online(&[1, 2]).unwrap();
     nodes.await_equal(&[1, 2]).unwrap();
+    step("separated by hand", || separate_by_hand(&nodes));
+    step("joined again", || join_with_a_guest(&nodes));
+}
+
+/// Guests of the two.
+const GUESTS: [&str; 2] = [
+    "nodes/n1/qemu-server/101.conf",
+    "nodes/n2/qemu-server/102.conf",
+];
+
+/// The documented steps, without `leave`: the node goes on alone with its files, the other one too.
+fn separate_by_hand(nodes: &PveLab) {
+    fs::write(nodes.path(1, "storage.cfg"), "dir: kept\n").unwrap();
+    for (id, guest) in (1..).zip(GUESTS) {
+        fs::create_dir_all(nodes.path(id, guest).parent().unwrap()).unwrap();
+        fs::write(nodes.path(id, guest), format!("name: of n{id}\n")).unwrap();
+    }
+    nodes.await_equal(&[1, 2]).unwrap();
+    let steps = "systemctl stop pve-cluster corosync
+                 pmxcfs -l
+                 rm /etc/pve/corosync.conf
+                 rm -r /etc/corosync/*
+                 killall pmxcfs
+                 systemctl start pve-cluster";
+    nodes.host(2).sh_ok(&format!("set -e; {steps}")).unwrap();
+    nodes.await_writable(2, true).unwrap();
+    nodes.await_writable(1, false).unwrap();
+    nodes.pvecm(1, "expected 1").unwrap();
+    nodes.await_writable(1, true).unwrap();
+    nodes.pvecm(1, "delnode n2").unwrap();
+    let left = "rm -f /var/lib/corosync/*
+                rm -r /etc/pve/nodes/n1
+                sed -i /@n1$/d /etc/pve/priv/authorized_keys";
+    nodes.host(2).sh_ok(&format!("set -e; {left}")).unwrap();
+    let text = |id, path: &str| fs::read_to_string(nodes.path(id, path)).unwrap();
+    assert_eq!(text(2, GUESTS[1]), "name: of n2\n");
+    assert_eq!(text(2, "storage.cfg"), "dir: kept\n");
+    assert!(!text(2, ".vmlist").contains("n1"), "{}", text(2, ".vmlist"));
+    assert!(!text(2, "priv/authorized_keys").contains("@n1"));
+    let said = fails(nodes, 2, "status", 2);
+    assert!(said.contains("is this node part of a cluster?"), "{said}");
+    // Each of them writes for itself, a new start changes nothing.
+    fs::write(nodes.path(2, "alone"), "2").unwrap();
+    fs::write(nodes.path(1, "without-n2"), "1").unwrap();
+    nodes
+        .host(2)
+        .sh_ok("systemctl restart pve-cluster")
+        .unwrap();
+    nodes.await_writable(2, true).unwrap();
+    assert_eq!(text(2, "alone"), "2");
+    assert!(!nodes.path(2, "without-n2").exists());
+    nodes.await_online(&[1]).unwrap();
+    votes(nodes, 1, 1);
+}
+
+/// The other one forgets its guest first; it brings it along.
+fn join_with_a_guest(nodes: &PveLab) {
+    fs::remove_dir_all(nodes.path(1, "nodes/n2")).unwrap();
+    serve(nodes, 1);
+    make_root_key(nodes, 2);
+    let add = format!("add {} {}", with_token(nodes, 1, 2), link_args(nodes, 2, 1));
+    nodes.pvecm(2, &format!("{add} --import-guests")).unwrap();
+    nodes.await_online(&[1, 2]).unwrap();
+    nodes.await_equal(&[1, 2]).unwrap();
+    votes(nodes, 2, 2);
+    assert!(nodes.path(2, "without-n2").exists());
+    for (id, guest) in (1..).zip(GUESTS) {
+        let text = fs::read_to_string(nodes.path(1, guest)).unwrap();
+        assert_eq!(text, format!("name: of n{id}\n"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use tests::corosync::{Corosync, FORM_DEADLINE, QuorumState, Settings, await_quorate};
-use tests::lab::{Host, Lab};
+use tests::lab::{Host, Lab, Program};
 use tests::wait::eventually;
 
 use crate::support::{KINDS, can_run, document, pretend_mount, pvecm, said, settings};
@@ -76,8 +76,10 @@ fn status_is_what_the_tool_prints_with_and_without_quorum() {
         assert_eq!(all["votes"]["flags"], serde_json::json!(["Quorate"]));
         assert_eq!(all["nodes"][2]["name"], "n3");
 
+        let watch = Watch::start(lab.host(1));
         daemons.pop().unwrap().stop().unwrap();
         daemons.pop().unwrap().stop().unwrap();
+        watch.shows_quorum_go();
         await_members(lab.host(1), false, 1);
         compare(lab.host(1));
         let (_, errors, code) = said(&pvecm(lab.host(1), "status"));
@@ -96,6 +98,38 @@ fn status_is_what_the_tool_prints_with_and_without_quorum() {
         let nodes = apart_from_links(document(lab.host(1), "nodes"));
         assert_eq!(nodes, apart_from_links(all["nodes"].clone()));
         on_a_terminal(lab.host(1));
+    }
+}
+
+/// A `status --watch`.
+struct Watch(Program);
+
+impl Watch {
+    fn start(host: &Host) -> Self {
+        let program = tests::daemon::built("pvecm", "PVECM_BIN").unwrap();
+        let args = ["status", "--watch"];
+        let watch = Self(host.start("watch", &program, &args).unwrap());
+        watch.shows("\nQuorate:          Yes\n");
+        watch
+    }
+
+    fn shows(&self, text: &str) {
+        eventually(FORM_DEADLINE, text, || self.0.log().contains(text)).unwrap();
+    }
+
+    /// A state is shown when it differs from the one before, without a look at the clock.
+    fn shows_quorum_go(self) {
+        self.shows("\nQuorate:          No\n");
+        self.shows("1 of 3 votes are here, 2 needed");
+        self.0.kill();
+        let text = self.0.log();
+        let shown = text.split("Cluster information\n").map(|state| {
+            let lines = state.lines().filter(|line| !line.starts_with("Date: "));
+            lines.collect::<Vec<_>>()
+        });
+        let shown: Vec<_> = shown.collect();
+        let all_differ = shown.windows(2).all(|pair| pair[0] != pair[1]);
+        assert!(all_differ, "{text}");
     }
 }
 
@@ -180,6 +214,8 @@ fn status_says_what_is_not_there() {
     let expected = "Error: Corosync config '/etc/pve/corosync.conf' does not exist - is this node \
                     part of a cluster?\n";
     assert_eq!((errors.as_str(), code), (expected, 2));
+    let (text, errors, code) = said(&pvecm(host, "status --watch"));
+    assert_eq!((text.as_str(), errors.as_str(), code), ("", expected, 2));
     let (_, errors, code) = said(&pvecm(host, "quorum --force-local"));
     assert_eq!((errors.as_str(), code), (expected, 2));
 

@@ -188,6 +188,47 @@ fn links_are_those_of_the_cluster() {
 }
 
 #[test]
+fn links_that_are_mixed_up_are_a_warning() {
+    let mut two = facts();
+    two.links = vec![0, 1, 2];
+    two.nodes[0].addresses = (0..)
+        .zip(["10.77.0.1", "10.78.0.1", "10.79.0.1"].map(str::to_owned))
+        .collect();
+    let given = |list: [&str; 3]| {
+        let mut given = plan();
+        given.request.links = (0..)
+            .zip(list)
+            .map(|(number, text)| (number, text.parse().unwrap()))
+            .collect();
+        let found = ask(&two, &given);
+        assert!(found.faults.is_empty(), "{found:?}");
+        found.warnings
+    };
+    let warnings = given(["10.78.0.2", "10.77.0.2", "10.79.0.2"]);
+    assert_eq!(
+        warnings,
+        [
+            "links look mixed up: 10.78.0.2 of link 0 is in the network in which the other nodes have \
+             link 1, 10.77.0.2 of link 1 is in the network in which the other nodes have link 0; is it to \
+             be --link0 10.77.0.2 --link1 10.78.0.2?"
+        ]
+    );
+    let warnings = given(["10.78.0.2", "10.79.0.2", "10.77.0.2"]);
+    assert!(
+        warnings[0].ends_with("--link0 10.77.0.2 --link1 10.78.0.2 --link2 10.79.0.2?"),
+        "{warnings:?}"
+    );
+    // As they should be; over routers; all in one network.
+    for right in [
+        ["10.77.0.2", "10.78.0.2", "10.79.0.2"],
+        ["10.77.0.2", "10.78.0.2", "172.16.0.2"],
+        ["10.1.0.2", "10.2.0.2", "10.3.0.2"],
+    ] {
+        assert_eq!(given(right), Vec::<String>::new());
+    }
+}
+
+#[test]
 fn clocks_devices_and_ways_are_looked_at() {
     let late = Facts {
         ahead: Some(-5),

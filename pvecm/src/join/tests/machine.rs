@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use super::ADDRESS;
 use crate::conf::ClusterConf;
+use crate::datacenter::Network;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::host::test_node::{Tree, test_node, tree};
@@ -35,6 +36,8 @@ pub struct FakeMachine {
     pub interrupted: Cell<bool>,
     pub interrupt_at: Option<Step>,
     pub comes_up: bool,
+    /// Else the running cluster stays with its configuration, and a signal comes.
+    pub takes_votes: bool,
     pub starts: bool,
     pub messaging: bool,
     /// So often the messaging daemon ends after it was started.
@@ -103,6 +106,7 @@ impl FakeMachine {
             interrupted: Cell::new(false),
             interrupt_at: None,
             comes_up: true,
+            takes_votes: true,
             starts: true,
             messaging: false,
             overtaken: Cell::new(0),
@@ -245,6 +249,12 @@ impl Machine for FakeMachine {
         Ok(vec![ADDRESS.parse().unwrap(), "127.0.0.1".parse().unwrap()])
     }
 
+    fn networks(&self) -> Vec<Network> {
+        ["10.77.0.2/24", "10.78.0.2/24", "10.79.0.2/24", "10.0.0.2/8"]
+            .map(|text| text.parse().unwrap())
+            .into()
+    }
+
     fn is_free(&self, _: SocketAddr) -> bool {
         !self.busy_port
     }
@@ -288,6 +298,13 @@ impl Machine for FakeMachine {
 
     fn give_votes(&self, id: u32, votes: u32) -> Outcome {
         self.votes.borrow_mut().push((id, votes));
+        if !self.takes_votes {
+            let members = self.host.paths.pve(".members");
+            let text = fs::read_to_string(&members).unwrap();
+            let behind = text.replace(r#""version":99"#, r#""version":1"#);
+            fs::write(members, behind).unwrap();
+            self.interrupted.set(true);
+        }
         Ok(())
     }
 }

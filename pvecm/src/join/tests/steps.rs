@@ -190,6 +190,50 @@ fn a_node_on_probation_gets_its_votes_when_it_is_there() {
 }
 
 #[test]
+fn a_node_without_votes_is_put_back_before_a_member_is_waited_for() {
+    let machine = FakeMachine {
+        comes_up: false,
+        interrupt_at: Some(Step::Started),
+        ..FakeMachine::new()
+    };
+    let mut peer = FakePeer::new();
+    let key = machine.host.paths.corosync("authkey");
+    peer.withdraw = Box::new(move || {
+        assert!(!key.exists(), "a member is asked that may not answer");
+        Ok(())
+    });
+    let failure = run(&machine, &mut peer, &mut plan()).unwrap_err();
+    let text = failure.to_string();
+    assert!(text.contains("This node is as it was before."), "{text}");
+    assert_eq!(peer.withdrawn, 1);
+
+    // The others may need a vote that they count.
+    let machine = FakeMachine {
+        break_at: Break::Fails(Step::Voting),
+        ..FakeMachine::new()
+    };
+    let mut peer = FakePeer::new();
+    let key = machine.host.paths.corosync("authkey");
+    peer.withdraw = Box::new(move || {
+        assert!(key.exists(), "this node is gone already");
+        Ok(())
+    });
+    run(&machine, &mut peer, &mut plan()).unwrap_err();
+    assert_eq!(peer.withdrawn, 1);
+}
+
+#[test]
+fn a_signal_is_seen_while_the_cluster_takes_the_votes() {
+    let machine = FakeMachine {
+        takes_votes: false,
+        ..FakeMachine::new()
+    };
+    let failure = run(&machine, &mut FakePeer::new(), &mut plan()).unwrap_err();
+    let text = failure.to_string();
+    assert!(text.starts_with("interrupted"), "{text}");
+}
+
+#[test]
 fn each_failure_puts_everything_back() {
     for step in ALL_STEPS {
         let machine = FakeMachine {

@@ -13,7 +13,7 @@ use crate::host::calendar;
 use crate::host::services::Verb;
 use crate::transaction::{self, Transaction, recover_with};
 use crate::verb::change::{begin, begin_unless};
-use crate::verb::undo::undo;
+use crate::verb::undo::{plan, undo};
 
 const DATABASE: &str = "var/lib/pve-cluster/config.db";
 
@@ -151,6 +151,27 @@ fn who_only_wants_to_know_puts_nothing_back() {
     assert!(!node.host.paths.at("var/lock/pvecm.lock").exists());
     assert!(begin_unless(false, &node.host).unwrap().is_some());
     assert_eq!(database(&node), "old");
+}
+
+#[test]
+fn a_plan_is_what_would_be_done_and_does_nothing() {
+    let node = broken();
+    let database_at = node.host.paths.at(DATABASE);
+    let put_back = format!("put back '{}'", database_at.display());
+    assert_eq!(plan(&node.host, false).unwrap(), [put_back]);
+    let directory = transaction::directory(&node.host.paths);
+    let remove = format!("remove '{}'", directory.display());
+    assert_eq!(plan(&node.host, true).unwrap(), [remove.as_str()]);
+    assert_eq!(database(&node), "new");
+    // Where nobody can read the journal there is one way out.
+    fs::write(journal(&node), "{").unwrap();
+    assert!(plan(&node.host, false).is_err());
+    assert_eq!(plan(&node.host, true).unwrap(), [remove]);
+    assert!(journal(&node).exists());
+    said(&node, true).unwrap();
+    for forget in [false, true] {
+        assert_eq!(plan(&node.host, forget).unwrap(), Vec::<String>::new());
+    }
 }
 
 #[test]
