@@ -316,14 +316,10 @@ pub(super) fn is_on_all(storage: &Storage, used: &[&Interface]) -> bool {
 }
 
 fn is_in(address: IpAddr, interface: &Interface) -> bool {
-    let (a, b) = match (address, interface.address) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            (u128::from(a.to_bits()) << 96, u128::from(b.to_bits()) << 96)
-        }
-        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits()),
-        _ => return false,
-    };
-    interface.prefix == 0 || (a ^ b).leading_zeros() >= interface.prefix
+    let network = interface.network;
+    network.map_or(address == interface.address, |network| {
+        network.contains(address)
+    })
 }
 
 /// Whether clocks go together.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use corosync_lite::status::Status;
 
+use crate::datacenter::Network;
 use crate::host::pve::Members;
 use crate::state::{Peer, State};
 
@@ -52,8 +53,8 @@ pub struct Interface {
     pub name: String,
     /// The address.
     pub address: IpAddr,
-    /// Bits of the network's part.
-    pub prefix: u32,
+    /// The network that it is in, if the kernel names one.
+    pub network: Option<Network>,
     /// Bytes of a packet.
     pub mtu: Option<u32>,
 }

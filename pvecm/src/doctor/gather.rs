@@ -18,9 +18,10 @@ use super::facts::{
     Storage, Text,
 };
 use super::{certificates, services};
+use crate::datacenter::Network;
 use crate::host::command::program;
 use crate::host::pve::{self, State};
-use crate::host::{Host, Paths, calendar, files, ip, resolve, wait};
+use crate::host::{Host, Paths, calendar, files, interface_mtu, ip, resolve, wait};
 use crate::state;
 use crate::transaction;
 
@@ -251,20 +252,12 @@ pub(super) fn interfaces() -> Vec<Interface> {
     let found = getifaddrs().into_iter().flatten();
     let interface = |it: nix::ifaddrs::InterfaceAddress| {
         let address = ip(&it.address?)?;
-        let prefix = match it.netmask.as_ref().and_then(ip) {
-            Some(IpAddr::V4(mask)) => mask.to_bits().leading_ones(),
-            Some(IpAddr::V6(mask)) => mask.to_bits().leading_ones(),
-            None => 128,
-        };
-        let mtu = Path::new("/sys/class/net")
-            .join(&it.interface_name)
-            .join("mtu");
-        let mtu = fs::read_to_string(mtu).ok();
+        let mask = it.netmask.as_ref().and_then(ip);
         Some(Interface {
-            name: it.interface_name,
             address,
-            prefix,
-            mtu: mtu.and_then(|text| text.trim().parse().ok()),
+            network: mask.and_then(|mask| Network::of(address, mask)),
+            mtu: interface_mtu(&it.interface_name),
+            name: it.interface_name,
         })
     };
     found.filter_map(interface).collect()

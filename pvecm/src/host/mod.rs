@@ -134,6 +134,13 @@ pub fn local_networks() -> io::Result<Vec<Network>> {
     Ok(interfaces.filter_map(network).collect())
 }
 
+/// Bytes that an interface takes in a packet.
+#[must_use]
+pub fn interface_mtu(name: &str) -> Option<u32> {
+    let path = Path::new("/sys/class/net").join(name).join("mtu");
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 /// The address in a socket's address, if it is one of IP.
 #[must_use]
 pub fn ip(address: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {

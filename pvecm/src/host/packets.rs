@@ -4,11 +4,9 @@
 //! always say so: then short messages pass, long ones vanish, and a cluster behaves strangely. Tried
 //! with echo requests that may not be split: a short one and one of the interface's full size.
 
-use std::fs;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -73,11 +71,8 @@ fn one(from: IpAddr, to: IpAddr) -> io::Result<Option<usize>> {
 fn mtu(address: IpAddr) -> Option<usize> {
     let mut interfaces = nix::ifaddrs::getifaddrs().ok()?;
     let found = interfaces.find(|it| it.address.as_ref().and_then(super::ip) == Some(address))?;
-    let path = Path::new("/sys/class/net")
-        .join(found.interface_name)
-        .join("mtu");
-    let mtu: usize = fs::read_to_string(path).ok()?.trim().parse().ok()?;
-    Some(mtu.min(PACKET_MAX))
+    let mtu = super::interface_mtu(&found.interface_name)?;
+    usize::try_from(mtu).ok().map(|mtu| mtu.min(PACKET_MAX))
 }
 
 fn open(from: IpAddr, to: IpAddr) -> io::Result<OwnedFd> {

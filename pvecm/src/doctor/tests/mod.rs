@@ -137,10 +137,11 @@ fn messaging() -> Messaging {
 }
 
 fn interface(link: u8) -> Interface {
+    let address = format!("10.{}.0.1", 77 + link);
     Interface {
         name: format!("eth{link}"),
-        address: format!("10.{}.0.1", 77 + link).parse().unwrap(),
-        prefix: 24,
+        address: address.parse().unwrap(),
+        network: Some(format!("{address}/24").parse().unwrap()),
         mtu: Some(1500),
     }
 }
