@@ -4,7 +4,7 @@
 //! a next version comes would be of both. So it is not asked to cache a file while that changes.
 //!
 //! Invariant: a file whose content another node changed in this second or in the one before is
-//! restless. Nothing older is kept.
+//! restless. What is older goes with the next look.
 
 use std::{
     collections::HashSet,
